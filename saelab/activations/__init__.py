@@ -1,0 +1,1 @@
+"""Activations: captured, stored, shuffled."""

@@ -1,0 +1,1 @@
+"""Analyses: questions over a run."""

@@ -1,0 +1,1 @@
+"""Dictionaries that need no training, under the same interface as SAEs."""

@@ -1,0 +1,1 @@
+"""Features: collected in one pass, stored, searched."""

@@ -1,0 +1,1 @@
+"""The inner loops of sparse dictionaries, each with a plain-PyTorch reference."""

@@ -1,0 +1,1 @@
+"""Labellers: a short text for a feature."""

@@ -1,0 +1,439 @@
+"""What leaves the process: the values that the feature store gives, the API sends and the dashboard draws.
+
+A feature's identity everywhere is `model/source/index`: the model's id, the dictionary's name, the row of its decoder.
+"""
+
+from typing import Literal
+
+from saelab.errors import Invalid
+from saelab.values import value
+
+Unit = Literal["max_act", "raw"]
+"""How a strength is read: as multiples of the feature's largest activation on the corpus, or as a bare activation."""
+
+
+@value
+class FeatureId:
+    """The identity of a feature. Written `model/source/index`."""
+
+    model: str
+    """Id of the subject, such as `smollm2-135m-instruct`."""
+    source: str
+    """Name of the dictionary in its run, such as `14-res-topk`."""
+    index: int
+    """Row of the dictionary's decoder, from 0."""
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.source}/{self.index}"
+
+    @classmethod
+    def parse(cls, text: str) -> "FeatureId":
+        """The identity written in `text`. Raises `Invalid` for any other form."""
+        parts = text.split("/")
+        if len(parts) != 3 or not parts[2].isdigit():
+            raise Invalid(f"{text!r} is not a feature. Write model/source/index, such as smollm2-135m-instruct/14-res-topk/12.")
+        return cls(model=parts[0], source=parts[1], index=int(parts[2]))
+
+
+@value
+class Estimate:
+    """A number with its uncertainty."""
+
+    value: float
+    """The estimate itself."""
+    low: float | None = None
+    """Lower end of the 95 % interval; none where no sampling made the number."""
+    high: float | None = None
+    """Upper end of the 95 % interval."""
+    n: int
+    """How many independent items (documents, tokens, windows) it was computed from."""
+
+
+@value
+class Score:
+    """A number about a label or a feature, with all that is needed to judge it."""
+
+    scorer: str
+    """Registered name of the scorer, such as `rule_detection`."""
+    metric: str
+    """What the number is, such as `auroc`."""
+    value: float | None
+    """The score; none where it failed."""
+    low: float | None = None
+    """Lower end of the 95 % interval (bootstrap over documents)."""
+    high: float | None = None
+    """Upper end of the 95 % interval."""
+    n: int = 0
+    """Windows it was scored on."""
+    null: float | None = None
+    """The same score with the labels of other features (a shuffled-label null), mean."""
+    lift: float | None = None
+    """`value` minus `null`."""
+    lift_low: float | None = None
+    """Lower end of the 95 % interval of the lift: above 0 means better than a label of another feature."""
+    lift_high: float | None = None
+    """Upper end of the 95 % interval of the lift."""
+    insufficient: bool = False
+    """True where so few windows fired that the number says little."""
+    failed: str | None = None
+    """Why there is no number; none where there is one."""
+    seed: int = 0
+    """Seed of the sampling."""
+    made_by: str = ""
+    """The scorer's own configuration, as JSON."""
+
+
+@value
+class Label:
+    """A short text about a feature: what it fires on and what it promotes."""
+
+    text: str
+    """The label as shown."""
+    input_clause: str
+    """What the feature fires on; empty where no simple rule was found."""
+    output_clause: str = ""
+    """Which tokens the feature promotes; empty where the logit lens shows nothing clear."""
+    labeller: str
+    """Registered name of the labeller, such as `rules`."""
+    predicate: str = ""
+    """The executable rule behind the input clause, as JSON; empty where there is none."""
+    found: bool = True
+    """False where the labeller says that it found no simple rule."""
+    made_by: str = ""
+    """The labeller's own configuration, as JSON."""
+    scores: tuple[Score, ...] = ()
+    """Scores of this label on held-out documents."""
+
+
+@value
+class Example:
+    """A stretch of one document with one feature's activations."""
+
+    document: int
+    """Number of the document in the corpus."""
+    domain: str
+    """Kind of text that the document is, such as `dialogue`."""
+    split: str
+    """Which split the document belongs to: explain, select or score."""
+    position: int
+    """Position in the document of the first token shown."""
+    tokens: tuple[str, ...]
+    """The tokens as text."""
+    values: tuple[float, ...]
+    """The feature's activation at each token; 0 where it is silent or where the token does not count."""
+    peak: int
+    """Index of the strongest token within `tokens`."""
+
+
+@value
+class ExampleBand:
+    """Examples from one band of the feature's activation strength."""
+
+    name: str
+    """How the band is called, such as `top` or `60-80 %`."""
+    low: float
+    """Smallest window maximum in the band."""
+    high: float
+    """Largest window maximum in the band."""
+    share: float
+    """Share of the feature's active windows that fall in this band."""
+    examples: tuple[Example, ...]
+    """Some windows of the band."""
+
+
+@value
+class Histogram:
+    """Counts of a feature's activations on a logarithmic axis."""
+
+    edges: tuple[float, ...]
+    """Ends of the bins, one more than there are counts; activations in raw units."""
+    counts: tuple[int, ...]
+    """Active tokens in each bin."""
+
+
+@value
+class TokenValue:
+    """A token with a number: a logit, a count, an activation."""
+
+    token: str
+    """The token as text."""
+    id: int
+    """Its id in the subject's vocabulary."""
+    value: float
+    """The number."""
+
+
+@value
+class Neighbour:
+    """Another feature of the same dictionary whose decoder direction is close."""
+
+    index: int
+    """The other feature."""
+    cosine: float
+    """Cosine of the two decoder directions."""
+    label: str | None = None
+    """The other feature's label."""
+
+
+@value
+class FeatureRow:
+    """A feature as a row of the table."""
+
+    index: int
+    """Row of the dictionary's decoder."""
+    label: str | None
+    """Text of its label; none where it has not been labelled."""
+    label_found: bool | None = None
+    """False where the labeller found no simple rule."""
+    score: float | None = None
+    """Held-out score of the label."""
+    lift: float | None = None
+    """Score minus its shuffled-label null."""
+    lift_low: float | None = None
+    """Lower end of the 95 % interval of the lift."""
+    density: float
+    """Share of tokens on which it fires."""
+    max: float
+    """Largest activation on the corpus, raw units."""
+    mean: float
+    """Mean activation where it fires."""
+    dead: bool
+    """True where it never fired on the corpus."""
+    top_tokens: tuple[str, ...]
+    """Tokens on which it fires most, at most five."""
+    tags: tuple[str, ...] = ()
+    """Cheap properties: dead, dense, token, positional, ..."""
+
+
+@value
+class Feature:
+    """All about one feature: what its page shows."""
+
+    id: FeatureId
+    """Who it is."""
+    label: Label | None
+    """Its label with scores."""
+    density: Estimate
+    """Share of tokens on which it fires."""
+    max: float
+    """Largest activation on the corpus, raw units."""
+    mean: float
+    """Mean activation where it fires."""
+    dead: bool
+    """True where it never fired on the corpus."""
+    tags: tuple[str, ...]
+    """Cheap properties: dead, dense, token, positional, ..."""
+    histogram: Histogram
+    """Activations where it fires."""
+    top_logits: tuple[TokenValue, ...]
+    """Tokens whose logit the decoder direction raises most (logit lens)."""
+    bottom_logits: tuple[TokenValue, ...]
+    """Tokens whose logit it lowers most."""
+    peak_tokens: tuple[TokenValue, ...]
+    """Tokens at which its active windows peak, with counts."""
+    bands: tuple[ExampleBand, ...]
+    """Examples: the strongest first, then a spread over the activation quantiles."""
+    neighbours: tuple[Neighbour, ...]
+    """Features with the closest decoder directions."""
+    previous: int | None
+    """Index of the feature before this one."""
+    next: int | None
+    """Index of the feature after this one."""
+
+
+@value
+class FeaturePage:
+    """A page of the feature table."""
+
+    items: tuple[FeatureRow, ...]
+    """The rows."""
+    total: int
+    """How many features match the filters."""
+    next_cursor: str | None
+    """Give this as `cursor` to get the next page; none at the end."""
+
+
+@value
+class Quality:
+    """How well a dictionary stands for the subject's activations, on held-out documents."""
+
+    fvu: Estimate
+    """Fraction of variance unexplained: sum of squared error over sum of squares around the mean."""
+    l0: Estimate
+    """Mean number of active features a token."""
+    ce_clean: Estimate
+    """Next-token loss of the subject itself, nats."""
+    ce_spliced: Estimate
+    """Next-token loss with the reconstruction in place of the activation, nats."""
+    ce_increase: Estimate
+    """`ce_spliced` minus `ce_clean`, nats."""
+    ce_mean_ablated: Estimate
+    """Next-token loss with every activation replaced by the mean, nats."""
+    ce_zero_ablated: Estimate
+    """Next-token loss with every activation replaced by zero, nats."""
+    ce_recovered: Estimate
+    """(ce_mean_ablated - ce_spliced) / (ce_mean_ablated - ce_clean)."""
+    kl: Estimate
+    """Mean KL divergence from the subject's prediction to the prediction with the reconstruction, nats."""
+    kl_recovered: Estimate
+    """1 - KL with the reconstruction / KL with the mean."""
+    dead: Estimate
+    """Share of features that never fired on the tokens looked at."""
+    dense: Estimate
+    """Share of features that fire on more than a tenth of the tokens."""
+    controls: dict[str, float]
+    """FVU of baselines at the same L0 on the same tokens: `random`, `pca`, ..."""
+    control_ce_increase: dict[str, float]
+    """Increase of the next-token loss with the same baselines spliced in, nats."""
+
+
+@value
+class Source:
+    """A dictionary in a run."""
+
+    model: str
+    """Id of the subject it belongs to."""
+    source: str
+    """Its name."""
+    run: str
+    """The run that holds it."""
+    architecture: str
+    """Registered name of the architecture, such as `topk`."""
+    hook: str
+    """Where it reads, such as `blocks.14.hook_resid_post`."""
+    d_in: int
+    """Width of the activations."""
+    d_sae: int
+    """Number of features."""
+    stages: tuple[str, ...]
+    """Stages that are done: train, evaluate, collect, label, score."""
+    quality: Quality | None = None
+    """Its quality; none until evaluated."""
+    num_labelled: int = 0
+    """Features whose labeller found a rule."""
+
+
+@value
+class RunSummary:
+    """A run: a directory of artifacts."""
+
+    name: str
+    """Folder name under the runs folder."""
+    model: str | None
+    """Id of the subject; none before the first stage."""
+    stages: tuple[str, ...]
+    """Stages of the run that are done: read, capture."""
+    num_tokens: int
+    """Tokens of its corpus."""
+    sources: tuple[Source, ...]
+    """The dictionaries in it."""
+
+
+@value
+class LogRow:
+    """One line of a training log."""
+
+    step: int
+    """Optimiser steps done."""
+    tokens: int
+    """Activations seen."""
+    seconds: float
+    """Seconds of training so far."""
+    metrics: dict[str, float]
+    """Named numbers: losses, fvu, l0, dead share, learning rate, tokens a second."""
+
+
+@value
+class TokenActivations:
+    """Activations of features on a text of the user."""
+
+    tokens: tuple[str, ...]
+    """The tokens as text."""
+    counted: tuple[bool, ...]
+    """False at tokens that the dictionary does not read (the first position, special tokens)."""
+    features: tuple["FeatureActivation", ...]
+    """The features asked for, or the strongest ones, strongest first."""
+
+
+@value
+class FeatureActivation:
+    """One feature's activations on a text."""
+
+    index: int
+    """The feature."""
+    label: str | None
+    """Its label."""
+    max: float
+    """Largest activation on the text."""
+    values: tuple[float, ...]
+    """Activation at each token."""
+
+
+@value
+class Intervention:
+    """A change of one feature during a forward pass, written as a difference so that what the dictionary cannot explain stays."""
+
+    feature: int
+    """The feature that is changed."""
+    op: Literal["add", "clamp", "scale", "ablate"]
+    """add: x + s·d. clamp: x + (s - z)·d. scale: x + (s - 1)·z·d. ablate: x - z·d. z is the feature's activation, d its direction."""
+    strength: float = 1.0
+    """s. For `scale` a bare factor; for `add` and `clamp` in the given unit; without meaning for `ablate`."""
+    unit: Unit = "max_act"
+    """How `strength` is read for `add` and `clamp`."""
+
+
+@value
+class SteerRequest:
+    """What to generate, and which features to change meanwhile."""
+
+    prompt: str
+    """The text to go on from, or the user's message when `chat` is on."""
+    interventions: tuple[Intervention, ...]
+    """Changes, all computed from the same unedited activation and added up."""
+    chat: bool = False
+    """Put the prompt through the model's chat template as a user message."""
+    max_tokens: int = 60
+    """Tokens to generate at most, 1 to 512."""
+    temperature: float = 0.0
+    """0 takes the likeliest token; above it, both texts are drawn with the same random numbers."""
+    seed: int = 0
+    """Seed of the random numbers."""
+    edit_prompt: bool = True
+    """Change the prompt's tokens too, not only the generated ones. The first position and special tokens are never changed."""
+
+
+@value
+class SteerToken:
+    """One generated token of one of the two texts."""
+
+    text: Literal["base", "steered"]
+    """Which text it belongs to."""
+    token: str
+    """The token as text."""
+    id: int
+    """Its id in the vocabulary."""
+
+
+@value
+class Completion:
+    """The two texts side by side, and how strong the change was."""
+
+    base: str
+    """What the subject writes."""
+    steered: str
+    """What it writes under the interventions."""
+    first_difference: int | None
+    """Index of the first generated token that differs; none where the texts are the same."""
+    dose: float
+    """Mean over edited positions of the change's norm over the activation's norm."""
+    kl: float
+    """Mean KL divergence between the steered and the plain prediction along the steered text, nats a token."""
+    interventions: tuple[Intervention, ...]
+    """The interventions as applied."""
+    hook: str
+    """Where they were applied."""
+    num_tokens: int
+    """Tokens generated in the steered text."""
+    seconds: float
+    """Seconds it took."""

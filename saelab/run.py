@@ -1,0 +1,192 @@
+"""A run: one directory of artifacts, each stage's folder written by that stage alone.
+
+    runs/<run>/
+      read.json      corpus/                          token windows
+      capture.json   activations/<hook>/              one store a hook
+      dictionaries/<source>/                          cfg.json, sae_weights.safetensors, log.jsonl
+        train.json evaluate.json collect.json label.json score.json   quality.json  features.db
+
+A stage writes its manifest `<stage>.json` last, in one atomic step: the file's existence means that the stage is done. A changed config
+is refused with the name of the field, never silently mixed with old results.
+"""
+
+import os
+import platform
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from saelab.errors import Conflict, NotFound, unknown
+from saelab.values import from_json, to_dict, to_json, value
+
+RunStage = Literal["read", "capture"]
+SourceStage = Literal["train", "evaluate", "collect", "label", "score"]
+RUN_STAGES: tuple[str, ...] = get_args(RunStage)
+SOURCE_STAGES: tuple[str, ...] = get_args(SourceStage)
+FORMAT = 1
+
+
+@value
+class Manifest:
+    """The last thing that a stage writes: what it did, from what, with what."""
+
+    format: int = FORMAT
+    """Version of the layout of the stage's folder."""
+    stage: str
+    """Name of the stage."""
+    config: dict[str, Any]
+    """The stage's config, as it was given."""
+    facts: dict[str, Any]
+    """What came out: counts, hashes, policies that later stages need."""
+    versions: dict[str, str]
+    """Versions of Python and of the packages that matter."""
+    seconds: float
+    """Seconds that the stage took (the last sitting, if it was resumed)."""
+    finished: str
+    """When it finished, UTC, ISO 8601."""
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file so that it is there whole or not at all. Raises `Conflict` if the folder cannot be written."""
+    half = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with half.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        half.replace(path)
+    except OSError as error:
+        raise Conflict(f"Cannot write {path}: {error.strerror}. Free space or give another folder, and run the command again.") from None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
+    names = ("saelab", "torch", "transformers", "transformer-lens", "numpy")
+    found: dict[str, str] = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return {"python": platform.python_version(), **found}
+
+
+class Stages:
+    """A folder with manifests: a run, or a dictionary in it.
+
+    Arguments:
+    - `path`: the folder; it need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def manifest(self, stage: str) -> Manifest | None:
+        """What the stage left, or none where it is not done."""
+        file = self.path / f"{stage}.json"
+        if not file.is_file():
+            return None
+        return from_json(Manifest, file.read_bytes(), where=str(file))
+
+    def need(self, stage: str) -> Manifest:
+        """What the stage left. Raises `NotFound` with the command that makes it."""
+        found = self.manifest(stage)
+        if found is None:
+            raise NotFound(
+                f"{self.path} has no finished {stage!r} stage. Run: saelab {stage} {self.path.parent.parent if self.path.parent.name == 'dictionaries' else self.path}"
+            )
+        return found
+
+    def done(self, stage: str, config: object) -> bool:
+        """Whether the stage is done with this very config. Raises `Conflict` naming the fields that changed since."""
+        found = self.manifest(stage)
+        if found is None:
+            return False
+        changed = differences(found.config, to_dict(config))
+        if changed:
+            lines = "\n".join(f"  {line}" for line in changed)
+            raise Conflict(
+                f"{self.path} already holds a {stage!r} stage made with another config:\n{lines}\n"
+                f"Use another run folder, or delete {self.path / (stage + '.json')} and what it describes to make it anew."
+            )
+        return True
+
+    def finish(self, stage: str, config: object, facts: dict[str, Any], began: float) -> Manifest:
+        """Writes the stage's manifest, the last act of a stage. `began` is a `time.monotonic()`."""
+        manifest = Manifest(
+            stage=stage,
+            config=to_dict(config),
+            facts=facts,
+            versions=versions(),
+            seconds=round(time.monotonic() - began, 3),
+            finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        )
+        write_atomically(self.path / f"{stage}.json", to_json(manifest))
+        return manifest
+
+
+class Run(Stages):
+    """A run's folder: its paths and which of its stages are done."""
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.resolve().name
+
+    @property
+    def corpus(self) -> Path:
+        """Where the token windows lie."""
+        return self.path / "corpus"
+
+    def activations(self, hook: str) -> Path:
+        """Where the activations of one hook lie."""
+        return self.path / "activations" / hook
+
+    def sources(self) -> list[str]:
+        """Names of the dictionaries, sorted."""
+        folder = self.path / "dictionaries"
+        return sorted(item.name for item in folder.iterdir() if item.is_dir()) if folder.is_dir() else []
+
+    def source(self, name: str) -> Stages:
+        """The folder of one dictionary, whether it exists or not."""
+        return Stages(self.path / "dictionaries" / name)
+
+    def find_source(self, name: str | None) -> Stages:
+        """The folder of a dictionary that exists; without a name, of the only one. Raises `NotFound` with what there is."""
+        known = self.sources()
+        if name is None and len(known) == 1:
+            return self.source(known[0])
+        if name is None:
+            raise NotFound(
+                f"{self.path} holds {len(known)} dictionaries ({', '.join(known) or 'none'}). Name one with --source, or train one first."
+            )
+        if name not in known:
+            raise unknown(f"dictionary in {self.path}", name, known)
+        return self.source(name)
+
+
+def open_run(path: Path) -> Run:
+    """A run that exists. Raises `NotFound` with the runs that lie beside it."""
+    if not path.is_dir():
+        beside = [str(item) for item in path.parent.iterdir() if item.is_dir()] if path.parent.is_dir() else []
+        raise unknown("run", str(path), beside)
+    return Run(path)
+
+
+def differences(old: object, new: object, place: str = "") -> list[str]:
+    """Where two JSON forms differ, a line each: `train.steps: 2000, now 3000`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        missing = object()
+        return [
+            line
+            for key in keys
+            for line in differences(old.get(key, missing), new.get(key, missing), f"{place}.{key}" if place else str(key))
+        ]
+    return [] if old == new else [f"{place}: {_shown(old)}, now {_shown(new)}"]
+
+
+def _shown(item: object) -> str:
+    return "absent" if type(item) is object else repr(item)

@@ -1,0 +1,1 @@
+"""SAE architectures, one a file: config, weights, encode, losses, formula and paper."""

@@ -1,0 +1,1 @@
+"""Scorers: a number for a label, measured on held-out documents."""

@@ -1,0 +1,1 @@
+"""Text sources: where documents come from."""
