@@ -94,9 +94,8 @@ class Stages:
         """What the stage left. Raises `NotFound` with the command that makes it."""
         found = self.manifest(stage)
         if found is None:
-            raise NotFound(
-                f"{self.path} has no finished {stage!r} stage. Run: saelab {stage} {self.path.parent.parent if self.path.parent.name == 'dictionaries' else self.path}"
-            )
+            run = self.path.parent.parent if self.path.parent.name == "dictionaries" else self.path
+            raise NotFound(f"{self.path} has no finished {stage!r} stage. Run: saelab {stage} {run}")
         return found
 
     def done(self, stage: str, config: object) -> bool:
