@@ -2,6 +2,8 @@
 
 import importlib
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,17 +40,27 @@ def test_every_kind_of_part_has_a_worked_example():
     assert {kind for kind in kinds if kind not in headings} == set()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=str)
-def test_links_lead_somewhere(page: Path):
-    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text_of(page))
+@pytest.mark.parametrize("path", PAGES, ids=str)
+def test_links_lead_somewhere(path: Path):
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text_of(path))
     near = [link for link in links if not link.startswith(("http://", "https://"))]
-    assert [link for link in near if not (ROOT / page.parent / link).exists()] == []
+    assert [link for link in near if not (ROOT / path.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=str)
-def test_python_in_the_docs_is_python(page: Path):
-    for number, block in enumerate(blocks(page, "python")):
-        compile(block, f"{page}, block {number}", "exec")
+@pytest.mark.parametrize("path", PAGES, ids=str)
+def test_python_in_the_docs_is_python(path: Path):
+    for number, block in enumerate(blocks(path, "python")):
+        compile(block, f"{path}, block {number}", "exec")
+
+
+def test_every_worked_example_can_be_added_as_a_file(tmp_path: Path):
+    examples = blocks(Path("docs/extending.md"), "python")
+    for number, block in enumerate(examples):
+        (tmp_path / f"mine_{number}.py").write_text(block, encoding="utf-8")
+    statement = f"import {', '.join(f'mine_{number}' for number in range(len(examples)))}"
+    environment = {"PYTHONPATH": f"{tmp_path}:{ROOT}:{ROOT / 'server'}", "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", statement], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_line_of_the_changelog_is_one_outcome_in_25_words():
@@ -57,10 +69,10 @@ def test_a_line_of_the_changelog_is_one_outcome_in_25_words():
     assert [line for line in entries if len(line[2:].split()) > 25] == []
 
 
-@pytest.mark.parametrize("page", DECISIONS, ids=str)
-def test_a_decision_fits_on_a_page_and_says_what_would_change_it(page: Path):
-    lines = text_of(page).splitlines()
-    assert re.fullmatch(r"\d{4}-[a-z0-9-]+\.md", page.name)
+@pytest.mark.parametrize("path", DECISIONS, ids=str)
+def test_a_decision_fits_on_a_page_and_says_what_would_change_it(path: Path):
+    lines = text_of(path).splitlines()
+    assert re.fullmatch(r"\d{4}-[a-z0-9-]+\.md", path.name)
     assert len(lines) <= 60
     assert [line for line in lines if line.startswith("## ")] == [
         "## Context",
@@ -101,9 +113,9 @@ def test_every_stage_and_its_files_are_in_the_docs():
     assert [stage for stage in (*RUN_STAGES, *SOURCE_STAGES) if f"`{stage}`" not in flow] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=str)
-def test_files_named_in_the_docs_exist(page: Path):
-    named = re.findall(r"`((?:saelab|server|web|tests|docs|\.ci)/[\w./-]+)`", text_of(page))
+@pytest.mark.parametrize("path", PAGES, ids=str)
+def test_files_named_in_the_docs_exist(path: Path):
+    named = re.findall(r"`((?:saelab|server|web|tests|docs|\.ci)/[\w./-]+)`", text_of(path))
     new = {name for name in named if name.rpartition("/")[2].startswith("mine")}
     assert [
         name for name in named if name not in new and not (ROOT / name).exists() and not name.startswith("server/saelab_server/web")

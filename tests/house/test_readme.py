@@ -59,18 +59,24 @@ def test_both_doors_are_in_the_readme():
     assert [command for command in words_after("make") if command in (["demo"], ["test"])] == [["demo"], ["test"]]
 
 
-@pytest.mark.parametrize("verb", sorted({command[0] for command in words_after("saelab")}))
-def test_verbs_and_their_flags_exist(verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def help_of(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What `saelab ... --help` prints."""
     from saelab_server.cli import main
 
-    monkeypatch.setattr(sys, "argv", ["saelab", verb, "--help"])
+    monkeypatch.setattr(sys, "argv", ["saelab", *words, "--help"])
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as left:
         main()
     assert left.value.code == 0
-    text = capsys.readouterr().out
-    flags = {word.split("=")[0] for command in words_after("saelab") if command[0] == verb for word in command if word.startswith("--")}
-    assert {flag for flag in flags if flag not in text} == set()
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", words_after("saelab"), ids=" ".join)
+def test_commands_and_their_flags_exist(command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    parts = [word for word in command[1:] if re.fullmatch(r"[a-z-]+:[a-z_-]+", word)]
+    texts = [help_of([command[0], *parts[:depth]], monkeypatch, capsys) for depth in range(len(parts) + 1)]
+    flags = {word.split("=")[0] for word in command if word.startswith("--")}
+    assert {flag for flag in flags if not any(re.search(rf"{flag}\b", text) for text in texts)} == set()
 
 
 def requests() -> list[tuple[str, str]]:
