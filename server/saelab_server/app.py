@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -45,7 +44,7 @@ def create_app(
 
     app = FastAPI(
         title="saelab",
-        version=version("saelab"),
+        version="1",
         summary="Features of language models: inspect them, search them, steer with them.",
         lifespan=lifespan,
         docs_url=None,  # its page loads scripts of another host

@@ -20,7 +20,7 @@ _UNBUILT = """<!doctype html>
 def add_dashboard(app: FastAPI, web: Path) -> None:
     """Serves the folder `web`, last of all routes. A path under /api that no route knows is never a page."""
 
-    @app.api_route("/api/{rest:path}", methods=_METHODS, include_in_schema=False)
+    @app.api_route("/api/{rest:path}", methods=_METHODS, tags=["dashboard"], include_in_schema=False)
     def nowhere(rest: str) -> None:
         raise HTTPException(404, "there is no such path")
 
@@ -28,6 +28,6 @@ def add_dashboard(app: FastAPI, web: Path) -> None:
         app.frontend("/", directory=web, fallback="index.html")
     else:
 
-        @app.get("/", include_in_schema=False)
+        @app.get("/", tags=["dashboard"], include_in_schema=False)
         def unbuilt() -> HTMLResponse:
             return HTMLResponse(_UNBUILT)

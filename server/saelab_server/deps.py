@@ -6,7 +6,7 @@ from fastapi import Depends, Path, Request
 
 from saelab.records import Source
 from saelab_server.parts import Features
-from saelab_server.session import Session
+from saelab_server.session import Session, check_range
 from saelab_server.state import State
 
 
@@ -45,5 +45,11 @@ def _session(state: StateDep, source: SourceDep) -> Session:
 SessionDep = Annotated[Session, Depends(_session)]
 """Work on that dictionary with the model."""
 
-Index = Annotated[int, Path(description="Row of the dictionary's decoder, from 0.")]
-"""A feature's index in the path."""
+
+def _index(source: SourceDep, index: Annotated[int, Path(description="Row of the dictionary's decoder, from 0.")]) -> int:
+    check_range(source, [index])
+    return index
+
+
+IndexDep = Annotated[int, Depends(_index)]
+"""The feature that the path names, within range."""

@@ -19,6 +19,9 @@ def describe(app: FastAPI) -> dict[str, Any]:
         for operation in path.values():
             operation["responses"].pop("422", None)
             operation["responses"]["default"] = problem
+            events = operation["responses"]["200"]["content"].get("text/event-stream")
+            if events:
+                events["schema"].pop("type")  # FastAPI takes every answer but JSON for a bare string
     schemas = found["components"]["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)

@@ -37,7 +37,6 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind(address)
         listener.listen(128)
     except OSError as error:
-        raise Conflict(
-            f"Cannot listen on {host} port {port}: {error.strerror}. Stop what uses it, or take another: --port {port + 1}, or --port 0 for a free one."
-        ) from None
+        way_out = f"Stop what uses it, or take another: --port {port + 1}, or --port 0 for a free one."
+        raise Conflict(f"Cannot listen on {host} port {port}: {error.strerror}. {way_out}") from None
     return listener

@@ -1,6 +1,7 @@
 """Generated text as server-sent events: `token` for each token, at the end `completion`, or else `error` with a problem document."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, closing
 from threading import Event
@@ -9,7 +10,7 @@ from typing import Generic, TypeVar
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from saelab.records import Completion, SteerToken
-from saelab.values import to_json
+from saelab.values import to_dict
 from saelab_server.errors import problem_of
 
 T = TypeVar("T")
@@ -65,6 +66,10 @@ async def events(made: Generator[SteerToken | Completion], path: str) -> AsyncGe
     worker = Worker(made)
     async with aclosing(worker.items()) as items:
         async for item in items:
-            yield ServerSentEvent(to_line(item), event="token" if isinstance(item, SteerToken) else "completion")
+            yield ServerSentEvent(_line(item), event="token" if isinstance(item, SteerToken) else "completion")
     if worker.error:
-        yield ServerSentEvent(to_line(problem_of(worker.error, path)), event="error")
+        yield ServerSentEvent(_line(problem_of(worker.error, path)), event="error")
+
+
+def _line(item: object) -> str:
+    return json.dumps(to_dict(item), ensure_ascii=False)

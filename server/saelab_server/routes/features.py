@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Query
 
 from saelab.records import Feature, FeaturePage, Neighbour
 from saelab.values import value
-from saelab_server.deps import FeaturesDep, Index
+from saelab_server.deps import FeaturesDep, IndexDep
 from saelab_server.parts import Features, SortColumn
 
 router = APIRouter(prefix="/models/{model}/sources/{source}/features", tags=["features"])
@@ -43,12 +43,12 @@ def list_features(features: FeaturesDep, filters: Annotated[Filters, Depends()])
 
 
 @router.get("/{index}")
-def get_feature(features: FeaturesDep, index: Index) -> Feature:
+def get_feature(features: FeaturesDep, index: IndexDep) -> Feature:
     """All about one feature."""
     return features.feature(index)
 
 
 @router.get("/{index}/neighbours")
-def neighbours_feature(features: FeaturesDep, index: Index) -> tuple[Neighbour, ...]:
+def neighbours_feature(features: FeaturesDep, index: IndexDep) -> tuple[Neighbour, ...]:
     """Features with the closest decoder directions."""
     return features.neighbours(index)
