@@ -1,6 +1,7 @@
 """A lab: a run opened for work on one of its dictionaries, every part on first use."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from saelab.activations.base import ActivationStore
 from saelab.activations.disk import DiskStore
 from saelab.corpus import Corpus, TokenPolicy
 from saelab.dictionary import Dictionary, load_dictionary
-from saelab.errors import Invalid, NotFound
+from saelab.errors import Invalid
 from saelab.features.store import FeatureStore
 from saelab.records import FeatureActivation, TokenActivations
 from saelab.run import Run, Stages, open_run
@@ -25,7 +26,13 @@ def load_subject(config: SubjectConfig) -> Subject:
     if config.model != "toy":
         return Subject.load(config)
     folder = subject_folder(cache_folder() / "models" / "toy")
-    return Subject.load(SubjectConfig(model=str(folder), dtype="float32", device=config.device))
+    return Subject.load(replace(config, model=str(folder), dtype="float32"))
+
+
+def run_subject(run: Run) -> Subject:
+    """The subject of a run, in the number format that the run began with."""
+    manifest = run.need("read")
+    return load_subject(from_dict(SubjectConfig, {**manifest.config["subject"], "dtype": manifest.facts["dtype"]}))
 
 
 class Lab:
@@ -46,9 +53,7 @@ class Lab:
     @cached_property
     def subject(self) -> Subject:
         """The model under study, in the number format that the run began with."""
-        manifest = self.run.need("read")
-        config = from_dict(SubjectConfig, {**manifest.config["subject"], "dtype": manifest.facts["dtype"]})
-        return load_subject(config)
+        return run_subject(self.run)
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -87,10 +92,7 @@ class Lab:
 
     def max_acts(self, features: Sequence[int]) -> dict[int, float]:
         """Largest activation of some features on the corpus. Raises `NotFound` for one that does not exist."""
-        for index in features:
-            if not 0 <= index < self.dictionary.d_sae:
-                raise NotFound(f"Feature {index} does not exist: {self.source} has features 0 to {self.dictionary.d_sae - 1}.")
-        return self.features.max_acts(features)
+        return {row.index: row.max for row in self.features.rows(features)}
 
 
 @torch.inference_mode()
@@ -111,10 +113,9 @@ def activations_on(lab: Lab, text: str, features: Sequence[int] | None = None, t
     if features is None:
         strongest = z.abs().amax(0)
         features = [int(i) for i in strongest.topk(min(top, lab.dictionary.d_sae)).indices if strongest[i] > 0]
-    lab.max_acts(features)
-    labels = lab.features.labels(features)
+    labels = {row.index: row.label for row in lab.features.rows(features)}
     found = [
-        FeatureActivation(index=i, label=labels.get(i), max=float(z[:, i].abs().max()), values=tuple(round(v, 4) for v in z[:, i].tolist()))
+        FeatureActivation(index=i, label=labels[i], max=float(z[:, i].abs().max()), values=tuple(round(v, 4) for v in z[:, i].tolist()))
         for i in features
     ]
     return TokenActivations(tokens=tuple(lab.subject.strings(ids)), counted=tuple(counted), features=tuple(found))

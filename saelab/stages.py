@@ -17,10 +17,15 @@ from saelab.analyses.quality import evaluate as measure_quality
 from saelab.corpus import Corpus, TokenPolicy, read_corpus
 from saelab.dictionary import DICTIONARIES, Provenance, Trainable
 from saelab.errors import Conflict
-from saelab.features.collect import CollectConfig
+from saelab.features.collect import CollectConfig, forget
+from saelab.features.collect import collect as collect_features
+from saelab.features.geometry import logit_lens, neighbours
+from saelab.features.write import write_features
 from saelab.lab import Lab, load_subject, run_subject
+from saelab.labellers.base import LABELLERS, Labeller, label_features
 from saelab.registry import Registry
 from saelab.run import Run, differences, write_atomically
+from saelab.scorers.base import SCORERS, Scorer, score_features
 from saelab.subject import SubjectConfig
 from saelab.texts.base import TEXTS, TextSource
 from saelab.training import TrainConfig, Trainer
@@ -67,7 +72,7 @@ def read(run: Run, config: ReadConfig, texts: TextSource) -> None:
         prepend_bos=subject.adds_bos if config.prepend_bos is None else config.prepend_bos,
         special_ids=subject.special_ids,
     )
-    corpus = read_corpus(texts, subject, policy, run.corpus, config.max_tokens)
+    corpus = read_corpus(texts, subject.encode, policy, run.corpus, config.max_tokens, subject.chat_text)
     run.finish("read", described, {**corpus.facts(), "model": subject.name, "dtype": str(subject.dtype).removeprefix("torch.")}, began)
 
 
@@ -137,6 +142,49 @@ def evaluate(run: Run, config: EvaluateConfig, source: str | None = None) -> Non
     quality = measure_quality(lab, config)
     write_atomically(lab.folder.path / "quality.json", to_json(quality))
     lab.folder.finish("evaluate", config, {"fvu": quality.fvu.value, "l0": quality.l0.value}, began)
+
+
+def collect(run: Run, config: CollectConfig, source: str | None = None) -> None:
+    """Statistics, examples and geometry of every feature, in `features.db`."""
+    lab = Lab(run, source)
+    if lab.folder.done("collect", config):
+        return
+    began, folder = time.monotonic(), lab.folder.path
+    collected = collect_features(lab.dictionary, lab.store.chunks(), lab.corpus, config, folder)
+    directions = lab.dictionary.directions
+    write_features(
+        folder / "features.db",
+        lab.subject.name,
+        lab.source,
+        collected,
+        lab.subject.vocabulary,
+        neighbours(directions),
+        logit_lens(directions, lab.subject.unembed),
+    )
+    num_tokens = collected.statistics.num_tokens
+    lab.folder.finish("collect", config, {"num_tokens": num_tokens, "num_features": lab.dictionary.d_sae}, began)
+    forget(folder)
+
+
+def label(run: Run, labeller: Labeller, source: str | None = None) -> None:
+    """A label for every feature, in `features.db`."""
+    lab, described = Lab(run, source), _described(LABELLERS, labeller)
+    if lab.folder.done("label", described):
+        return
+    began = time.monotonic()
+    label_features(lab.features, labeller)
+    lab.folder.finish("label", described, {"num_labelled": lab.features.num_labelled()}, began)
+
+
+def score(run: Run, scorer: Scorer, source: str | None = None) -> None:
+    """Held-out scores of every label, in `features.db`."""
+    lab, described = Lab(run, source), _described(SCORERS, scorer)
+    labels = lab.folder.need("label")
+    if lab.folder.done("score", described):
+        return
+    began = time.monotonic()
+    num = score_features(lab.features, scorer, labels.config["kind"])
+    lab.folder.finish("score", described, {"num_scored": num}, began)
 
 
 def architecture_of(sae: object) -> type[Trainable]:

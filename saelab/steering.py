@@ -34,7 +34,8 @@ def stream_steer(lab: Lab, request: SteerRequest) -> Iterator[SteerToken | Compl
     began = time.monotonic()
     _check(request)
     subject, policy = lab.subject, lab.policy
-    prompt = subject.encode_chat(request.prompt) if request.chat else subject.encode(request.prompt)
+    chat = [{"role": "user", "content": request.prompt}]
+    prompt = subject.encode(subject.chat_text(chat, reply=True) if request.chat else request.prompt)
     if policy.prepend_bos and subject.bos_id is not None:
         prompt = [subject.bos_id, *prompt]
     if not prompt:

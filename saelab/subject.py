@@ -124,12 +124,11 @@ class Subject:
         """Token ids of a text, without any special token added."""
         return self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
 
-    def encode_chat(self, message: str) -> list[int]:
-        """Token ids of a user message in the model's chat template, up to where the answer begins. Raises `Invalid` without a template."""
+    def chat_text(self, messages: Sequence[Mapping[str, str]], reply: bool = False) -> str:
+        """A conversation in the model's chat template, up to where the next reply begins if asked. Raises `Invalid` without a template."""
         if not self.tokenizer.chat_template:
-            raise Invalid(f"{self.name} has no chat template. Turn chat off to go on from the bare text.")
-        text = self.tokenizer.apply_chat_template([{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True)
-        return self.encode(text)
+            raise Invalid(f"{self.name} has no chat template, so it cannot read conversations. Give plain text.")
+        return self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=reply)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some tokens, without special ones."""

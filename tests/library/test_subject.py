@@ -138,7 +138,7 @@ def test_a_prompt_that_is_too_long_is_refused(subject):
 
 def test_a_subject_without_template_refuses_chat(subject):
     with pytest.raises(Invalid, match="chat template"):
-        subject.encode_chat("5 6")
+        subject.chat_text([{"role": "user", "content": "5 6"}])
 
 
 def test_the_logit_lens_of_the_last_residual_is_the_prediction(subject, tokens):
