@@ -153,6 +153,11 @@ class Trainable(Dictionary):
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
     """Adam's decay rates that suit the architecture."""
 
+    @classmethod
+    @abstractmethod
+    def sized(cls, d_in: int, d_sae: int, l0: int) -> Self:
+        """A dictionary of that size that aims at `l0` active features a token, other settings at their defaults."""
+
     @abstractmethod
     def initialise(self, sample: Float[Tensor, "row d_in"], generator: torch.Generator) -> None:
         """Sets the weights from the seed, and bias and input scale from a sample of raw activations."""

@@ -94,6 +94,11 @@ class JumpReLU(Affine, Trainable):
             reconstruction=(x.to(rows.dtype) - residual).detach(),
         )
 
+    @classmethod
+    def sized(cls, d_in: int, d_sae: int, l0: int) -> Self:
+        """A dictionary of that size that aims at `l0` active features a token, other settings at their defaults."""
+        return cls(d_in, cls.Config(d_sae=d_sae, target_l0=float(l0)))
+
     @torch.no_grad()
     def initialise(self, sample: Float[Tensor, "row d_in"], generator: torch.Generator) -> None:
         """Decoder rows random of norm 1, encoder equal to the decoder, bias the mean, thresholds a quantile of the pre-activations."""

@@ -100,6 +100,11 @@ class TopK(Affine, Trainable):
         variance = (residual - residual.mean(0)).square().mean()
         return missing / variance.clamp(min=torch.finfo(variance.dtype).tiny)
 
+    @classmethod
+    def sized(cls, d_in: int, d_sae: int, l0: int) -> Self:
+        """A dictionary of that size that aims at `l0` active features a token, other settings at their defaults."""
+        return cls(d_in, cls.Config(d_sae=d_sae, k=l0))
+
     @torch.no_grad()
     def initialise(self, sample: Float[Tensor, "row d_in"], generator: torch.Generator) -> None:
         """Decoder rows random of norm 1, encoder equal to the decoder, bias the sample's mean."""

@@ -32,7 +32,7 @@ def public(body: list[ast.stmt], prefix: str) -> Iterator[tuple[str, Definition]
 
 
 def undocumented_fields(node: ast.ClassDef) -> list[str]:
-    """Fields of a value without a string on the line below."""
+    """Fields of a value without a string on the line below or a description in their annotation, as query parameters have."""
     following = [*node.body[1:], None]
     return [
         item.target.id
@@ -40,6 +40,7 @@ def undocumented_fields(node: ast.ClassDef) -> list[str]:
         if isinstance(item, ast.AnnAssign)
         and isinstance(item.target, ast.Name)
         and not item.target.id.startswith("_")
+        and "description=" not in ast.unparse(item.annotation)
         and not (isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str))
     ]
 

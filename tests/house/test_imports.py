@@ -15,10 +15,17 @@ LIGHT = ("saelab", "saelab.errors", "saelab.values", "saelab.registry", "saelab.
 HEAVY = ("torch", "transformers", "transformer_lens", "datasets", "plotly", "pandas")
 
 
+def is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
 def imports(node: ast.AST, package: str) -> list[ast.Import | ast.ImportFrom]:
-    """Import statements of a package or something in it, anywhere below a node."""
+    """Import statements of a package or something in it, anywhere below a node, but for those that only the type checker sees."""
     found: list[ast.Import | ast.ImportFrom] = []
+    unseen = {id(item) for guard in ast.walk(node) if is_for_types(guard) for item in ast.walk(guard)}
     for item in ast.walk(node):
+        if id(item) in unseen:
+            continue
         names = [alias.name for alias in item.names] if isinstance(item, ast.Import) else []
         names += [item.module or ""] if isinstance(item, ast.ImportFrom) and item.level == 0 else []
         if isinstance(item, ast.Import | ast.ImportFrom) and any(name.split(".")[0] == package for name in names):
