@@ -43,9 +43,9 @@ class ToyRecipe:
     """Width of its residual stream."""
     num_layers: int = 3
     """Layers."""
-    steps: int = 160
+    steps: int = 200
     """Steps of training."""
-    batch: int = 32
+    batch: int = 16
     """Windows of 64 tokens in a step."""
     seed: int = 0
     """Seed of weights and batches."""
@@ -153,6 +153,7 @@ def _trained(recipe: ToyRecipe, stream: Int[Tensor, " token"], tokenizer: "PreTr
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=_CONTEXT,
+        initializer_range=0.05,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -160,8 +161,8 @@ def _trained(recipe: ToyRecipe, stream: Int[Tensor, " token"], tokenizer: "PreTr
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), _one_thread():
         torch.manual_seed(recipe.seed)
         model = LlamaForCausalLM(config)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, betas=(0.9, 0.98))
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=recipe.steps)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(0.9, 0.98), fused=True)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=recipe.steps)
         losses: list[float] = []
         for _ in range(recipe.steps):
             begin = torch.randint(len(stream) - _CONTEXT, (recipe.batch, 1))
