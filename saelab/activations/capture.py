@@ -49,7 +49,7 @@ class CaptureConfig:
 
 
 def capture(subject: Captured, corpus: Corpus, config: CaptureConfig, folder_of_hook: Callable[[str], Path]) -> dict[str, DiskStore]:
-    """Captures to disk, a folder a hook. Files that an earlier pass with the same config finished are kept, so it may be killed at any time.
+    """Captures to disk, a folder a hook. It may be killed at any time: files that a pass with the same config finished are kept.
 
     Raises `Invalid` for a config that cannot be, `Conflict` where a folder holds another capture or cannot be written (a full disk leaves
     nothing half-written), `Corrupt` naming a finished file that is torn, and what the subject raises for an unknown hook.

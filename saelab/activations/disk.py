@@ -119,7 +119,7 @@ class DiskStore(ActivationStore):
                 raise _torn(file, "its checksum is not the one that was written")
             self._tested.add(number)
         tensors = _read(file)[1]
-        chunk = Chunk(x=tensors["x"], window=tensors["window"], position=tensors["position"])
+        chunk = Chunk(x=tensors["x"], window=tensors["window"].long(), position=tensors["position"].long())
         return part_of(chunk, tensors["held_out"].bool(), held_out)
 
 
@@ -157,18 +157,24 @@ class StoreWriter:
         write_atomically(shard_file(self.folder, number), save(tensors, metadata))
 
     def finish(self, num_shards: int) -> DiskStore:
-        """Writes the index of all shards, the last act, and opens the store. Raises `Corrupt` naming a torn shard."""
+        """Writes the index of all shards, the last act, and opens the store. Raises `Corrupt` naming a torn shard.
+
+        An index that is there stays: it knows what the shards were when they were written.
+        """
+        file = self.folder / "index.json"
+        if file.is_file() and (old := from_json(StoreIndex, file.read_bytes(), where=str(file))).plan == self.plan:
+            assert len(old.shards) == num_shards, "the same plan has the same shards"
+            return DiskStore(self.folder)
         shards: list[ShardFacts] = []
         d_in = 0
         for number in range(num_shards):
-            file = shard_file(self.folder, number)
-            content = file.read_bytes()
-            tensors = _read(file)[1]
+            shard = shard_file(self.folder, number)
+            content, tensors = shard.read_bytes(), _read(shard)[1]
             rows, d_in = tensors["x"].shape
             held_out_rows = int(tensors["held_out"].sum())
             shards.append(ShardFacts(rows=rows, held_out_rows=held_out_rows, num_bytes=len(content), crc32=zlib.crc32(content)))
         index = StoreIndex(plan=self.plan, d_in=d_in, shards=tuple(shards))
-        write_atomically(self.folder / "index.json", to_json(index))
+        write_atomically(file, to_json(index))
         return DiskStore(self.folder)
 
 

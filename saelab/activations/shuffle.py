@@ -58,6 +58,7 @@ def batches(
                 gathered, lacking, step = [], size, step + 1
                 if step == steps:
                     return
+        del group, order  # before the next group is read: both may not fit
 
 
 def steps_of(store: ActivationStore, size: int, epochs: float) -> int:
@@ -81,8 +82,19 @@ def _rows(store: ActivationStore, seed: int, skip: int, held_out: bool | None, s
             end = begin + sum(counts[chunk] for chunk in chunks)
             if end > skip:
                 order = torch.randperm(end - begin, generator=_generator(seed, epoch, number))
-                yield torch.cat([store.chunk(chunk, held_out).x for chunk in chunks]), order[max(0, skip - begin) :]
+                yield _gathered(store, chunks, held_out, end - begin), order[max(0, skip - begin) :]
             begin = end
+
+
+def _gathered(store: ActivationStore, chunks: list[int], held_out: bool | None, rows: int) -> Tensor:
+    first = store.chunk(chunks[0], held_out).x
+    group = torch.empty(rows, store.d_in, dtype=first.dtype)
+    begin = 0
+    for chunk in chunks:
+        x = store.chunk(chunk, held_out).x
+        group[begin : begin + len(x)] = x
+        begin += len(x)
+    return group
 
 
 def _groups(counts: tuple[int, ...], shuffle_rows: int, noise: torch.Generator) -> Iterator[list[int]]:
