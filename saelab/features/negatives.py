@@ -106,7 +106,7 @@ class NegativeFinder:
         return np.concatenate([np.zeros(0, np.int64), *(self._posting_member[begin[form] : begin[form + 1]] for form in forms)])
 
     def _alike(self, free: Bool[np.ndarray, " pool"], bags: Int[np.ndarray, "window pos"], wanted: int) -> Int[np.ndarray, " some"]:
-        """The members with the largest summed rarity of words in common with the windows, each word weighted by how many of them have it."""
+        """The members with the most words in common with the windows; a word weighs by its rarity and by how many windows have it."""
         rows, columns = np.nonzero(bags >= 0)
         pairs = np.unique(bags[rows, columns].astype(np.int64) * len(bags) + rows)
         forms, counts = np.unique(pairs // max(1, len(bags)), return_counts=True)

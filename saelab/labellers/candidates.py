@@ -58,9 +58,8 @@ def _affixes(texts: Texts, ids: Int[np.ndarray, " window"]) -> list[Rule]:
         for length in lengths:
             numbers = tables(length)[ids]
             known, counts = np.unique(numbers[numbers >= 0], return_counts=True)
-            for number in known[counts > 2 * _COMMON * len(ids)].tolist():
-                if len(np.unique(distinct[numbers == number])) > 1:
-                    found.append(Affix(place=place, letters=affix_letters(number)))  # pyright: ignore[reportArgumentType]
+            shared = [n for n in known[counts > 2 * _COMMON * len(ids)].tolist() if len(np.unique(distinct[numbers == n])) > 1]
+            found += [Affix(place=place, letters=affix_letters(number)) for number in shared]  # pyright: ignore[reportArgumentType]
     return found
 
 

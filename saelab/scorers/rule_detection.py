@@ -1,8 +1,8 @@
 """How well a label's rule tells, on held-out documents, the windows in which the feature fires from those in which it is silent.
 
-The number of tokens at which the rule fires ranks the windows. Negatives are of four kinds, each as heavy as the others whatever its size, so
-that the headline is the mean over kinds. Intervals are bootstraps over documents. The null is the same score with the rules of other features of
-like density on the same windows; the lift is the score minus their mean, drawn together with it.
+The number of tokens at which the rule fires ranks the windows. Negatives are of four kinds, each as heavy as the others whatever its size,
+so that the headline is the mean over kinds. Intervals are bootstraps over documents. The null is the same score with the rules of other
+features of like density on the same windows; the lift is the score minus their mean, drawn together with it.
 """
 
 from collections.abc import Sequence
