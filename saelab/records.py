@@ -297,14 +297,14 @@ class Source:
     """Its name."""
     run: str
     """The run that holds it."""
-    architecture: str
-    """Registered name of the architecture, such as `topk`."""
-    hook: str
-    """Where it reads, such as `blocks.14.hook_resid_post`."""
-    d_in: int
-    """Width of the activations."""
-    d_sae: int
-    """Number of features."""
+    architecture: str | None
+    """Registered name of the architecture, such as `topk`; none until its training is done."""
+    hook: str | None
+    """Where it reads, such as `blocks.14.hook_resid_post`; none until its training is done."""
+    d_in: int | None
+    """Width of the activations; none until its training is done."""
+    d_sae: int | None
+    """Number of features; none until its training is done."""
     stages: tuple[str, ...]
     """Stages that are done: train, evaluate, collect, label, score."""
     quality: Quality | None = None
@@ -327,6 +327,18 @@ class RunSummary:
     """Tokens of its corpus."""
     sources: tuple[Source, ...]
     """The dictionaries in it."""
+    problem: str | None = None
+    """Why the run cannot be read; none where it can."""
+
+
+@value
+class SearchHit:
+    """A feature found by the words of its label or its tokens."""
+
+    id: FeatureId
+    """Which feature."""
+    row: FeatureRow
+    """What the table shows of it."""
 
 
 @value
@@ -341,6 +353,18 @@ class LogRow:
     """Seconds of training so far."""
     metrics: dict[str, float]
     """Named numbers: losses, fvu, l0, dead share, learning rate, tokens a second."""
+
+
+@value
+class ActivationRequest:
+    """A text, and the features whose activations on it are wanted."""
+
+    text: str
+    """The text."""
+    features: tuple[int, ...] | None = None
+    """The features; none for those that are strongest on the text."""
+    top: int = 10
+    """How many features to give where none are named, 1 to 100."""
 
 
 @value

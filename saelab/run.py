@@ -16,10 +16,12 @@ import time
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
-from saelab.errors import Conflict, NotFound, unknown
+from saelab.errors import Conflict, Corrupt, Invalid, NotFound, unknown
 from saelab.values import from_json, to_dict, to_json, value
+
+T = TypeVar("T")
 
 RunStage = Literal["read", "capture"]
 SourceStage = Literal["train", "evaluate", "collect", "label", "score"]
@@ -64,6 +66,16 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise Conflict(f"Cannot write {path}: {error.strerror}. Free space or give another folder, and run the command again.") from None
 
 
+def read_saved(kind: type[T], file: Path) -> T:
+    """A value from a JSON file that a stage wrote. Raises `Corrupt` naming file and place."""
+    try:
+        return from_json(kind, file.read_bytes(), where=str(file))
+    except OSError as error:
+        raise Corrupt(f"{file} cannot be read: {error.strerror}. Run its stage again.") from None
+    except Invalid as error:
+        raise Corrupt(f"{error}\nThe file was changed or cut off. Delete it and run its stage again.") from None
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a result."""
     names = ("saelab", "torch", "transformers", "transformer-lens", "numpy")
@@ -87,11 +99,11 @@ class Stages:
         self.path = path
 
     def manifest(self, stage: str) -> Manifest | None:
-        """What the stage left, or none where it is not done."""
+        """What the stage left, or none where it is not done. Raises `Corrupt` for a file that is no manifest."""
         file = self.path / f"{stage}.json"
         if not file.is_file():
             return None
-        return from_json(Manifest, file.read_bytes(), where=str(file))
+        return read_saved(Manifest, file)
 
     def need(self, stage: str) -> Manifest:
         """What the stage left. Raises `NotFound` with the command that makes it."""

@@ -43,7 +43,7 @@ Batches = Callable[[int], Iterator[Float[Tensor, "row d_in"]]]
 class TrainConfig:
     """How a dictionary is trained."""
 
-    steps: int
+    steps: int = 2000
     """Optimiser steps in all."""
     batch_size: int = 4096
     """Activations in a batch."""

@@ -19,7 +19,13 @@ T = TypeVar("T")
 _Class = TypeVar("_Class", bound=type)
 
 _UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
-_CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, arbitrary_types_allowed=False)
+_CONFIG = ConfigDict(
+    extra="forbid",
+    use_attribute_docstrings=True,
+    allow_inf_nan=False,
+    arbitrary_types_allowed=False,
+    json_schema_serialization_defaults_required=True,  # what is sent has every field, and its schema says so
+)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)

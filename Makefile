@@ -1,0 +1,76 @@
+# The one door to everything. `make` lists what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+NPM := $(BIN)/python web/npm.py
+NODE_MODULES := web/node_modules/installed
+DASHBOARD := server/saelab_server/web/index.html
+WEB_SOURCES := $(shell find web/src web/public -type f 2>/dev/null) $(wildcard web/*.html web/*.json web/*.ts)
+
+RUN ?= runs/demo
+PORT ?= 8000
+
+.PHONY: help setup web browser demo test check lint fmt types bench golden clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## Make the virtual environment in .venv; instant when nothing changed
+	@:
+
+$(INSTALLED): pyproject.toml .ci/constraints.txt .ci/model.txt .ci/setup
+	@.ci/setup $(VENV)
+	@touch $@
+
+web: $(DASHBOARD) ## Build the dashboard; Node comes from a Python package
+	@:
+
+$(NODE_MODULES): web/package.json web/package-lock.json | $(INSTALLED)
+	@$(NPM) ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(DASHBOARD): $(NODE_MODULES) $(WEB_SOURCES)
+	@$(NPM) run --silent build
+
+browser: ## Find or install Chromium for the browser tests
+	@.ci/browser
+
+demo: setup web ## A real model from text to steering, then the dashboard on PORT (8000)
+	@$(BIN)/saelab make demo --run $(RUN)
+	@$(BIN)/saelab serve $(dir $(RUN)) --port $(PORT)
+
+test: setup web browser ## All tests: library, server, dashboard, browser
+	@$(BIN)/python -m pytest
+	@$(NPM) test --silent
+
+check: lint test ## What CI runs: lint, then all tests
+
+lint: setup $(NODE_MODULES) ## Style, format, types, import layers; changes nothing
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/lint-imports
+	@$(BIN)/pyright
+	@$(NPM) run --silent check
+
+fmt: setup ## Format the Python code and mend what can be mended
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+types: setup $(NODE_MODULES) ## Write server/openapi.json and the dashboard's types anew
+	@$(BIN)/python -m saelab_server.openapi server/openapi.json
+	@$(NPM) run --silent types
+
+bench: setup ## Speeds on this machine beside plain PyTorch
+	@for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file; done
+
+golden: setup ## Write the recorded trajectories anew; review the difference
+	@SAELAB_GOLDEN=write $(BIN)/python -m pytest tests/golden
+
+clean: ## Remove all that is built or installed here; runs stay
+	@rm -rf $(VENV) web/node_modules $(dir $(DASHBOARD)) dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

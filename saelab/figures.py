@@ -1,0 +1,125 @@
+"""Plotly figures of records: a training run, feature densities, a histogram, the quality of a dictionary.
+
+Each function takes records and gives a `plotly.graph_objects.Figure`; notebooks show it, the server sends it as JSON, the dashboard draws
+that JSON. Backgrounds are transparent and text is a mid grey, so that one figure reads on light and dark pages. Colours are those of Okabe
+and Ito, chosen to be told apart by colour-blind readers (https://jfly.uni-koeln.de/color/).
+"""
+
+import math
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from saelab.records import Histogram, LogRow, Quality
+
+BLUE, ORANGE, GREEN, PURPLE, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#888888"
+"""The colours in the order in which they are used; grey is for controls."""
+
+_GRID = "rgba(136, 136, 136, 0.25)"
+_BINS_A_DECADE = 5
+_NOT_DRAWN = ("lr", "tokens_per_second")
+
+
+def training_curves(rows: Sequence[LogRow]) -> go.Figure:
+    """The logged metrics of a training run against the activations seen: a line each, switched on and off in the legend.
+
+    Losses, FVU, L0 and dead share differ by orders of magnitude, so the vertical axis is logarithmic: a value of 0 leaves a gap.
+    """
+    names = sorted({name for row in rows for name in row.metrics if name not in _NOT_DRAWN})
+    figure = _figure("Training", "activations seen", "value, log scale")
+    for number, name in enumerate(names):
+        seen = [row for row in rows if name in row.metrics]
+        figure.add_scatter(
+            x=[row.tokens for row in seen],
+            y=[row.metrics[name] if row.metrics[name] > 0 else None for row in seen],
+            name=name,
+            mode="lines" if len(seen) > 1 else "markers",
+            line={"color": _colour(number), "width": 2},
+        )
+    figure.update_yaxes(type="log")
+    return figure
+
+
+def densities(shares: Sequence[float]) -> go.Figure:
+    """How many features fire how often: a histogram of log10 of the share of tokens on which each fires.
+
+    Features that never fire have no logarithm; they are counted in the title.
+    """
+    alive = [math.log10(share) for share in shares if share > 0]
+    dead = len(shares) - len(alive)
+    figure = _figure(f"Feature densities: {len(alive):,} alive, {dead:,} dead", "log10 of the share of tokens", "features")
+    if alive:
+        first = min(math.floor(min(alive) * _BINS_A_DECADE), -1)
+        counts = [0] * -first
+        for value in alive:
+            counts[min(math.floor(value * _BINS_A_DECADE), -1) - first] += 1
+        centres = [(first + number + 0.5) / _BINS_A_DECADE for number in range(len(counts))]
+        figure.add_bar(x=centres, y=counts, width=1 / _BINS_A_DECADE, marker={"color": BLUE}, hovertemplate="%{y} features<extra></extra>")
+    return figure
+
+
+def histogram(counts: Histogram) -> go.Figure:
+    """A feature's activations where it fires: active tokens by strength, in raw units."""
+    figure = _figure("Activations", "activation", "tokens")
+    lows, highs = counts.edges[:-1], counts.edges[1:]
+    figure.add_bar(
+        x=list(lows),
+        y=list(counts.counts),
+        width=[high - low for low, high in zip(lows, highs, strict=True)],
+        offset=0,
+        marker={"color": BLUE},
+        hovertemplate="from %{x:.3g}: %{y} tokens<extra></extra>",
+    )
+    return figure
+
+
+def quality(report: Quality) -> go.Figure:
+    """The dictionary beside its controls: variance unexplained on the left, increase of the next-token loss on the right."""
+    names = ["dictionary", *(name for name in report.controls if name in report.control_ce_increase)]
+    panels = (
+        ("FVU", report.fvu.value, report.controls),
+        ("CE increase, nats", report.ce_increase.value, report.control_ce_increase),
+    )
+    figure = _figure(f"Quality at L0 = {report.l0.value:.3g}, held-out documents", "", "")
+    for number, (title, own, controls) in enumerate(panels, start=1):
+        values = [own, *(controls[name] for name in names[1:])]
+        figure.add_bar(
+            x=names,
+            y=values,
+            name=title,
+            text=[f"{value:.3g}" for value in values],
+            marker={"color": [BLUE, *[GREY] * (len(names) - 1)]},
+            xaxis=f"x{number}",
+            yaxis=f"y{number}",
+            showlegend=False,
+        )
+    axis = {"gridcolor": _GRID, "rangemode": "tozero"}
+    figure.update_layout(
+        xaxis={"domain": [0.0, 0.46]},
+        xaxis2={"domain": [0.54, 1.0], "anchor": "y2"},
+        yaxis={"title": {"text": panels[0][0]}, **axis},
+        yaxis2={"title": {"text": panels[1][0]}, "anchor": "x2", **axis},
+    )
+    return figure
+
+
+def _colour(number: int) -> str:
+    colours = (BLUE, ORANGE, GREEN, PURPLE, SKY)
+    return colours[number % len(colours)]
+
+
+def _figure(title: str, x: str, y: str) -> go.Figure:
+    axis = {"gridcolor": _GRID, "zeroline": False, "automargin": True}
+    return go.Figure(
+        layout={
+            "title": {"text": title, "font": {"size": 15}},
+            "xaxis": {"title": {"text": x}, **axis},
+            "yaxis": {"title": {"text": y}, **axis},
+            "font": {"color": GREY, "family": "system-ui, sans-serif", "size": 12},
+            "paper_bgcolor": "rgba(0, 0, 0, 0)",
+            "plot_bgcolor": "rgba(0, 0, 0, 0)",
+            "margin": {"l": 60, "r": 20, "t": 48, "b": 48},
+            "legend": {"orientation": "h", "y": -0.2},
+            "template": "none",
+        }
+    )

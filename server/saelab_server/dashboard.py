@@ -1,0 +1,33 @@
+"""The built dashboard as static files: any page's path answers with the one page, and its script draws it."""
+
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse
+
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+_UNBUILT = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>saelab</title></head>
+<body><h1>saelab</h1>
+<p>The service runs, but the dashboard is not built. Build it in the checkout and start the service again:</p>
+<pre>make web</pre>
+<p>The API works without it: <a href="/api/v1/runs">/api/v1/runs</a>, described in <a href="/openapi.json">/openapi.json</a>.</p>
+</body></html>
+"""
+
+
+def add_dashboard(app: FastAPI, web: Path) -> None:
+    """Serves the folder `web`, last of all routes. A path under /api that no route knows is never a page."""
+
+    @app.api_route("/api/{rest:path}", methods=_METHODS, tags=["dashboard"], include_in_schema=False)
+    def nowhere(rest: str) -> None:
+        raise HTTPException(404, "there is no such path")
+
+    if (web / "index.html").is_file():
+        app.frontend("/", directory=web, fallback="index.html")
+    else:
+
+        @app.get("/", tags=["dashboard"], include_in_schema=False)
+        def unbuilt() -> HTMLResponse:
+            return HTMLResponse(_UNBUILT)

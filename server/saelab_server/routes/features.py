@@ -1,0 +1,54 @@
+"""Features of a dictionary: the table, one feature, its neighbours."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+
+from saelab.records import Feature, FeaturePage, Neighbour
+from saelab.values import value
+from saelab_server.deps import FeaturesDep, IndexDep
+from saelab_server.parts import Features, SortColumn
+
+router = APIRouter(prefix="/models/{model}/sources/{source}/features", tags=["features"])
+
+_Share = Annotated[float | None, Query(ge=0, le=1)]
+
+
+@value
+class Filters:
+    """Which rows of the table, in which order, from where."""
+
+    sort: Annotated[SortColumn, Query(description="Column to sort by; rows without a value come last.")] = "index"
+    descending: Annotated[bool, Query(description="Largest first.")] = False
+    q: Annotated[str | None, Query(max_length=200, description="Words that the label or the tokens hold.")] = None
+    dead: Annotated[bool | None, Query(description="Only features that never fired, or only those that did.")] = None
+    labelled: Annotated[bool | None, Query(description="Only features for which a rule was found, or only those without.")] = None
+    min_density: Annotated[_Share, Query(description="Smallest share of tokens on which it fires.")] = None
+    max_density: Annotated[_Share, Query(description="Largest share of tokens on which it fires.")] = None
+    min_lift: Annotated[float | None, Query(allow_inf_nan=False, description="Smallest lift of the label's score.")] = None
+    cursor: Annotated[str | None, Query(max_length=500, description="`next_cursor` of the page before.")] = None
+    limit: Annotated[int, Query(ge=1, le=500, description="Rows a page.")] = 50
+
+
+def page(features: Features, filters: Filters) -> FeaturePage:
+    """The page of the table that the filters describe."""
+    wanted = vars(filters).copy()
+    return features.page(words=wanted.pop("q"), **wanted)
+
+
+@router.get("")
+def list_features(features: FeaturesDep, filters: Annotated[Filters, Depends()]) -> FeaturePage:
+    """A page of the feature table: sorted, filtered, searched."""
+    return page(features, filters)
+
+
+@router.get("/{index}")
+def get_feature(features: FeaturesDep, index: IndexDep) -> Feature:
+    """All about one feature."""
+    return features.feature(index)
+
+
+@router.get("/{index}/neighbours")
+def neighbours_feature(features: FeaturesDep, index: IndexDep) -> tuple[Neighbour, ...]:
+    """Features with the closest decoder directions."""
+    return features.neighbours(index)

@@ -1,0 +1,118 @@
+"""What a running service holds: the folder of runs, the dictionaries open for work, and a lock a model."""
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+
+from saelab.describe import describe_run
+from saelab.errors import Conflict, NotFound, SaelabError, unknown
+from saelab.records import RunSummary, Source
+from saelab.run import Run
+from saelab_server.errors import Busy
+from saelab_server.parts import Features, Work
+from saelab_server.settings import Settings
+
+OpenFeatures = Callable[[Run, str], Features]
+OpenWork = Callable[[Run, str], Work]
+
+
+class State:
+    """The machine behind the routes. Threads may share it.
+
+    Arguments:
+    - `settings`: where the runs are, and the limits.
+    - `open_features`, `open_work`: how a dictionary of a run is opened.
+    """
+
+    def __init__(self, settings: Settings, open_features: OpenFeatures, open_work: OpenWork) -> None:
+        self.settings = settings
+        self._open_features = open_features
+        self._open_work = open_work
+        self._works: OrderedDict[tuple[object, ...], Work] = OrderedDict()
+        self._turns: defaultdict[str, Lock] = defaultdict(Lock)
+        self._lock = Lock()
+
+    def runs(self) -> list[RunSummary]:
+        """All runs, by name. A run that cannot be read is listed with its problem."""
+        return [_summary(run) for run in self._folders()]
+
+    def run(self, name: str) -> RunSummary:
+        """One run. Raises `NotFound` with close matches, `Corrupt` where it cannot be read."""
+        folders = {run.name: run for run in self._folders()}
+        if name not in folders:
+            raise unknown("run", name, folders)
+        return describe_run(folders[name])
+
+    def source(self, model: str, name: str) -> Source:
+        """The dictionary `model/name` in whichever run holds it. Raises `NotFound` with close matches, `Conflict` naming two runs."""
+        runs = self.runs()
+        sources = [source for run in runs for source in run.sources]
+        found = [source for source in sources if (source.model, source.source) == (model, name)]
+        if len(found) > 1:
+            places = " and ".join(source.run for source in found)
+            raise Conflict(f"{model}/{name} is in the runs {places}. Rename one of the dictionaries, or serve the runs from two folders.")
+        if not found:
+            raise _missing(model, name, sources, runs)
+        return found[0]
+
+    def folder(self, source: Source) -> Path:
+        """Where a dictionary lies."""
+        return self._run(source).source(source.source).path
+
+    def features(self, source: Source) -> Features:
+        """The stored features of a dictionary. Raises `NotFound` where they were not collected yet."""
+        return self._open_features(self._run(source), source.source)
+
+    def work(self, source: Source) -> Work:
+        """A dictionary open for work; opened anew when it was trained or collected again since."""
+        run = self._run(source)
+        stages = run.source(source.source)
+        made = [manifest and manifest.finished for manifest in (stages.need("train"), stages.manifest("collect"))]
+        key = (run.name, source.source, *made)
+        with self._lock:
+            if key not in self._works:
+                self._works[key] = self._open_work(run, source.source)
+            self._works.move_to_end(key)
+            while len(self._works) > self.settings.max_labs:
+                self._works.popitem(last=False)
+            return self._works[key]
+
+    @contextmanager
+    def turn(self, model: str) -> Generator[None]:
+        """The model to oneself. Raises `Busy` after waiting for `wait_seconds`."""
+        with self._lock:
+            turn = self._turns[model]
+        if not turn.acquire(timeout=self.settings.wait_seconds):
+            raise Busy(f"{model} has been at work for others for {self.settings.wait_seconds:g} s. Try again in a moment.")
+        try:
+            yield
+        finally:
+            turn.release()
+
+    def _folders(self) -> list[Run]:
+        root = self.settings.runs
+        if not root.is_dir():
+            raise NotFound(f"The folder of runs {root} is gone. Put it back, or start the service with another one.")
+        return [Run(item) for item in sorted(root.iterdir()) if item.is_dir() and not item.name.startswith(".")]
+
+    def _run(self, source: Source) -> Run:
+        return Run(self.settings.runs / source.run)
+
+
+def _summary(run: Run) -> RunSummary:
+    try:
+        return describe_run(run)
+    except SaelabError as error:
+        return RunSummary(name=run.name, model=None, stages=(), num_tokens=0, sources=(), problem=str(error))
+
+
+def _missing(model: str, name: str, sources: list[Source], runs: list[RunSummary]) -> NotFound:
+    models = {source.model for source in sources}
+    if model in models:
+        error = unknown(f"dictionary of {model}", name, (source.source for source in sources if source.model == model))
+    else:
+        error = unknown("model", model, models)
+    broken = [run.name for run in runs if run.problem]
+    return NotFound(f"{error} These runs could not be read: {', '.join(broken)}.") if broken else error

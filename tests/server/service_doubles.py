@@ -1,0 +1,160 @@
+"""Doubles of what needs a model: stored features and work, with nothing behind them but a few records."""
+
+import json
+import threading
+import time
+from pathlib import Path
+
+from saelab.errors import Invalid, NotFound
+from saelab.records import (
+    Completion,
+    Estimate,
+    Feature,
+    FeatureActivation,
+    FeatureId,
+    FeaturePage,
+    FeatureRow,
+    Histogram,
+    LogRow,
+    Neighbour,
+    Quality,
+    SteerToken,
+    TokenActivations,
+)
+from saelab.run import Run
+from saelab.values import to_dict, to_json
+
+MODEL, SOURCE, D_SAE = "toy", "1-res-topk", 8
+BASE = f"/api/v1/models/{MODEL}/sources/{SOURCE}"
+STEER = {"prompt": "the sea", "interventions": [{"feature": 3, "op": "add", "strength": 2.0}], "max_tokens": 4}
+
+
+def write_run(root: Path, name: str = "demo", model: str = MODEL, source: str = SOURCE) -> Run:
+    """A run whose manifests say that all is done, with a training log and a quality."""
+    run = Run(root / name)
+    run.finish("read", {}, {"num_tokens": 1200, "num_documents": 10, "num_windows": 20, "model": model}, time.monotonic())
+    run.finish("capture", {}, {"hooks": ["blocks.1.hook_resid_post"], "num_rows": 1000}, time.monotonic())
+    folder = run.source(source)
+    facts = {"architecture": "topk", "hook": "blocks.1.hook_resid_post", "model": model, "d_in": 4, "d_sae": D_SAE}
+    folder.finish("train", {}, {**facts, "steps": 2, "tokens": 128}, time.monotonic())
+    (folder.path / "quality.json").write_text(to_json(quality()))
+    for stage, more in (("evaluate", {}), ("collect", {}), ("label", {"num_labelled": 5}), ("score", {})):
+        folder.finish(stage, {}, more, time.monotonic())
+    write_log(folder.path, 2)
+    return run
+
+
+def write_log(folder: Path, steps: int) -> None:
+    rows = [LogRow(step=step, tokens=64 * step, seconds=1.0 * step, metrics={"fvu": 1 / step}) for step in range(1, steps + 1)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "log.jsonl").write_text("".join(json.dumps(to_dict(row)) + "\n" for row in rows))
+
+
+def quality() -> Quality:
+    number = Estimate(value=0.2, n=10)
+    names = "fvu l0 ce_clean ce_spliced ce_increase ce_mean_ablated ce_zero_ablated ce_recovered kl kl_recovered dead dense"
+    return Quality(**dict.fromkeys(names.split(), number), controls={"random": 0.9}, control_ce_increase={"random": 3.0})
+
+
+def row(index: int) -> FeatureRow:
+    return FeatureRow(
+        index=index, label=f"words {index}", density=index / 100, max=1.0, mean=0.5, dead=index == 0, top_tokens=(" sea",), tags=()
+    )
+
+
+class FakeFeatures:
+    """Eight features; remembers the last page that was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, object] = {}
+
+    def page(self, **wanted: object) -> FeaturePage:
+        self.asked = wanted
+        begin = int(self._cursor(wanted["cursor"]))
+        end = min(begin + wanted["limit"], D_SAE)
+        return FeaturePage(items=tuple(row(i) for i in range(begin, end)), total=D_SAE, next_cursor=str(end) if end < D_SAE else None)
+
+    def _cursor(self, cursor: str | None) -> str:
+        if cursor and not (cursor.isascii() and cursor.isdigit()):
+            raise Invalid(f"{cursor!r} is no cursor of this table. Begin again without one.")
+        return cursor or "0"
+
+    def feature(self, index: int) -> Feature:
+        if index >= D_SAE:
+            raise NotFound(f"No feature {index}.")
+        return Feature(
+            id=FeatureId(model=MODEL, source=SOURCE, index=index),
+            label=None,
+            density=Estimate(value=0.1, n=1000),
+            max=1.0,
+            mean=0.5,
+            dead=False,
+            tags=(),
+            histogram=Histogram(edges=(0.0, 1.0), counts=(3,)),
+            top_logits=(),
+            bottom_logits=(),
+            peak_tokens=(),
+            bands=(),
+            neighbours=self.neighbours(index),
+            previous=None,
+            next=None,
+        )
+
+    def neighbours(self, index: int) -> tuple[Neighbour, ...]:
+        return (Neighbour(index=(index + 1) % D_SAE, cosine=0.5),)
+
+    def search(self, words: str, limit: int) -> list[FeatureRow]:
+        return [row(i) for i in range(D_SAE) if words in f"words {i}"][:limit]
+
+
+class FakeWork:
+    """Counts words as tokens and writes numbered ones; `pause` lets a test hold it back, `failure` makes it fail half-way."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.threads: set[int] = set()
+        self.closed = threading.Event()
+        self.pause: threading.Event | None = None
+        self.failure: Exception | None = None
+
+    def num_tokens(self, text: str) -> int:
+        return len(text.split())
+
+    def activations(self, text, features, top) -> TokenActivations:
+        tokens = tuple(text.split())
+        wanted = range(min(top, D_SAE)) if features is None else features
+        found = tuple(FeatureActivation(index=i, label=None, max=1.0, values=(1.0,) * len(tokens)) for i in wanted)
+        return TokenActivations(tokens=tokens, counted=(True,) * len(tokens), features=found)
+
+    def check(self, request) -> None:
+        if not request.interventions:
+            raise Invalid("There is no intervention. Give at least one.")
+
+    def steer(self, request) -> Completion:
+        *_, last = self.stream_steer(request)
+        return last
+
+    def stream_steer(self, request):
+        try:
+            for number in range(request.max_tokens):
+                if self.pause:
+                    self.pause.wait(5)
+                if self.failure and number == 1:
+                    raise self.failure
+                self.made += 1
+                self.threads.add(threading.get_ident())
+                yield SteerToken(text="base", token=f" \n{number}", id=number)
+                yield SteerToken(text="steered", token=f" {number}", id=number)
+            yield Completion(
+                base="a",
+                steered="b",
+                first_difference=0,
+                dose=0.1,
+                kl=0.2,
+                interventions=request.interventions,
+                hook="blocks.1.hook_resid_post",
+                num_tokens=request.max_tokens,
+                seconds=0.1,
+            )
+        finally:
+            self.closed.set()
