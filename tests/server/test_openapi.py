@@ -4,8 +4,14 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis import checks
+
 from saelab_server.openapi import text
 
+KEPT = [checks.content_type_conformance, checks.response_schema_conformance, checks.status_code_conformance]
 FILE = Path(__file__).parents[2] / "server" / "openapi.json"
 
 
@@ -29,3 +35,18 @@ def test_answers_have_all_their_fields():
     schemas = json.loads(text())["components"]["schemas"]
     assert set(schemas["Score"]["required"]) == set(schemas["Score"]["properties"])
     assert schemas["SteerRequest"]["required"] == ["prompt", "interventions"]
+
+
+@pytest.fixture
+def described(client):
+    return schemathesis.openapi.from_asgi("/openapi.json", client.app)
+
+
+api = schemathesis.pytest.from_fixture("described")
+
+
+@api.parametrize()
+@settings(max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+def test_the_application_keeps_to_its_description(case):
+    """Whatever is sent, the answer has a documented type and shape, and is never an unexpected failure."""
+    case.call_and_validate(checks=[checks.not_a_server_error, *KEPT])
