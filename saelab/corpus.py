@@ -4,18 +4,37 @@ Windows never cross documents. Splits are made by document, from a hash of its k
 
 - `held_out`: 10 % of the documents, never trained on; the quality of a dictionary is measured there.
 - `split`: explain 50 %, select 15 %, score 35 %, from a second hash; labels are made from one and scored on another.
+
+On disk: `documents.jsonl` (a `DocumentInfo` a line) and, written last, `tokens.safetensors` (`tokens` int32, `offsets` int64: document i is
+`tokens[offsets[i]:offsets[i + 1]]`), whose metadata hold the policy and the hash of the other file.
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from hashlib import blake2b, sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int
+from einops import repeat
+from jaxtyping import Bool, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
-from saelab.values import value
+from saelab.errors import Corrupt, Invalid, NotFound
+from saelab.progress import track
+from saelab.run import write_atomically
+from saelab.texts.base import ChatTemplate, Document, TextSource
+from saelab.values import from_json, to_dict, value
 
 Split = Literal["explain", "select", "score"]
+
+FORMAT = 1
+MIN_WINDOW = 8
+"""Text tokens of a window, at least: shorter tails of documents are left out of the windows."""
+_HELD_OUT = 0.10
+_EXPLAIN, _SELECT = 0.50, 0.15
 
 
 @value
@@ -26,28 +45,51 @@ class TokenPolicy:
     """Tokens in a window, at most."""
     prepend_bos: bool = False
     """Begin every window with the subject's beginning-of-sequence token."""
+    bos_id: int | None = None
+    """That token's id; needed where windows begin with it."""
     skip_first: int = 1
     """Positions at the start of every window that do not count. The first is an attention sink: its norm is a hundred times the others'."""
     special_ids: tuple[int, ...] = ()
     """Token ids that do not count: the subject's special tokens."""
 
 
-@dataclass(frozen=True)
+@value
 class DocumentInfo:
     """One document of the corpus."""
 
     key: str
-    """Unique name, such as `sotu/1861-12-03`."""
+    """Unique name, such as `speeches/1861-Lincoln-1/7`."""
     domain: str
-    """Kind of text, such as `speech`."""
+    """Kind of text, such as `speeches`."""
     split: Split
     """Which split it belongs to for labels and their scores."""
     held_out: bool
     """Whether it is kept from training."""
 
 
+def document_info(document: Document) -> DocumentInfo:
+    """A document's facts; its splits follow from its key alone."""
+    place = _fraction(document.key, b"split")
+    split: Split = "explain" if place < _EXPLAIN else "select" if place < _EXPLAIN + _SELECT else "score"
+    return DocumentInfo(key=document.key, domain=document.domain, split=split, held_out=_fraction(document.key, b"held-out") < _HELD_OUT)
+
+
+def _fraction(key: str, purpose: bytes) -> float:
+    """A number in [0, 1) that follows from a key."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=8, person=purpose).digest()) / 2**64
+
+
 class Corpus:
-    """Token windows on disk, memory-mapped. Made by `read_corpus`, opened by `Corpus.open`."""
+    """Token windows on disk, memory-mapped. Made by `read_corpus`, opened by `Corpus.open`.
+
+    Arguments:
+    - `policy`: how windows are made.
+    - `documents`: facts of each document.
+    - `tokens`: tokens of all documents, one after another.
+    - `offsets`: where each document begins in `tokens`, and the end of the last.
+
+    Raises `Invalid` where the policy asks for windows that cannot be, or where no document is long enough for one.
+    """
 
     policy: TokenPolicy
     """How the windows were made."""
@@ -55,32 +97,183 @@ class Corpus:
     """Tokens in all documents."""
     num_documents: int
     """Documents."""
+    num_windows: int
+    """Windows."""
     window_document: Int[np.ndarray, " window"]
     """Number of each window's document."""
     window_start: Int[np.ndarray, " window"]
     """Position in the document of each window's first text token."""
     window_length: Int[np.ndarray, " window"]
     """Tokens in each window, the beginning-of-sequence token included."""
-    window_held_out: np.ndarray
-    """Whether each window's document is kept from training (bool)."""
+    window_held_out: Bool[np.ndarray, " window"]
+    """Whether each window's document is kept from training."""
+
+    def __init__(
+        self, policy: TokenPolicy, documents: list[DocumentInfo], tokens: Int[np.ndarray, " token"], offsets: Int[np.ndarray, " edge"]
+    ) -> None:
+        _check(policy)
+        self.policy = policy
+        self._documents, self._tokens, self._offsets = documents, tokens, offsets
+        self.num_tokens, self.num_documents = len(tokens), len(documents)
+        body = policy.context - policy.prepend_bos
+        lengths = np.diff(offsets)
+        counts = lengths // body + (lengths % body >= MIN_WINDOW)
+        self.num_windows = int(counts.sum())
+        if not self.num_windows:
+            raise Invalid(f"The corpus is empty: no document has {MIN_WINDOW} tokens or more. Give a text source with longer documents.")
+        self.window_document = np.repeat(np.arange(self.num_documents), counts)
+        self.window_start = (np.arange(self.num_windows) - np.repeat(np.cumsum(counts) - counts, counts)) * body
+        self.window_length = np.minimum(body, lengths[self.window_document] - self.window_start) + policy.prepend_bos
+        self.window_held_out = np.array([document.held_out for document in documents])[self.window_document]
 
     @classmethod
     def open(cls, folder: Path) -> "Corpus":
-        """The corpus of a run. Raises `Corrupt` naming the file that is wrong."""
-        raise NotImplementedError
+        """The corpus of a run. Raises `NotFound` where there is none, `Corrupt` naming the file that is wrong."""
+        file = folder / "tokens.safetensors"
+        if not file.is_file():
+            raise NotFound(f"There is no corpus in {folder}. Run: saelab read {folder.parent}")
+        try:
+            with safe_open(file, framework="pt") as opened:  # memory-mapped, where the numpy framework copies
+                metadata = json.loads((opened.metadata() or {}).get("corpus", "{}"))
+                tokens, offsets = opened.get_tensor("tokens").numpy(), opened.get_tensor("offsets").numpy()
+        except (SafetensorError, json.JSONDecodeError) as error:
+            raise Corrupt(f"{file} is torn or no corpus: {error}. Delete {folder} and read the text again.") from None
+        if metadata.get("format") != FORMAT:
+            raise Corrupt(
+                f"{file} has format {metadata.get('format')}, where {FORMAT} was expected. Delete {folder} and read the text again."
+            )
+        documents = _read_documents(folder / "documents.jsonl", metadata["documents"])
+        if len(offsets) != len(documents) + 1 or int(offsets[-1]) != len(tokens):
+            raise Corrupt(
+                f"{file} does not hold the {len(documents)} documents of documents.jsonl. Delete {folder} and read the text again."
+            )
+        return cls(from_json(TokenPolicy, json.dumps(metadata["policy"]), where=str(file)), documents, tokens, offsets)
+
+    def save(self, folder: Path) -> None:
+        """Writes the corpus. Raises `Conflict` where the folder cannot be written."""
+        lines = "".join(json.dumps(to_dict(document), ensure_ascii=False) + "\n" for document in self._documents).encode()
+        metadata = {"format": FORMAT, "policy": to_dict(self.policy), "documents": sha256(lines).hexdigest()}
+        content = save({"tokens": self._tokens, "offsets": self._offsets}, metadata={"corpus": json.dumps(metadata)})
+        write_atomically(folder / "documents.jsonl", lines)
+        write_atomically(folder / "tokens.safetensors", content)
 
     def document(self, number: int) -> DocumentInfo:
         """One document's facts."""
-        raise NotImplementedError
+        return self._documents[number]
 
     def document_tokens(self, number: int) -> Int[np.ndarray, " pos"]:
         """All tokens of a document."""
-        raise NotImplementedError
+        return self._tokens[self._offsets[number] : self._offsets[number + 1]]
 
     def window_tokens(self, number: int) -> Int[np.ndarray, " pos"]:
         """The tokens of a window, the beginning-of-sequence token included."""
-        raise NotImplementedError
+        return self.windows(np.array([number]))[0][0]
 
-    def counts(self, number: int) -> np.ndarray:
-        """Which positions of a window count (bool): not the first ones, not special tokens."""
-        raise NotImplementedError
+    def counts(self, number: int) -> Bool[np.ndarray, " pos"]:
+        """Which positions of a window count: not the first ones, not special tokens."""
+        return self.windows(np.array([number]))[1][0]
+
+    def windows(self, numbers: Int[np.ndarray, " window"]) -> tuple[Int[np.ndarray, "window pos"], Bool[np.ndarray, "window pos"]]:
+        """The tokens of some windows, padded on the right with 0 to the longest, and which of the positions count."""
+        length = self.window_length[numbers]
+        position = repeat(np.arange(length.max()), "pos -> window pos", window=len(numbers))
+        begin = self._offsets[self.window_document[numbers]] + self.window_start[numbers] - self.policy.prepend_bos
+        inside = position < length[:, None]
+        tokens = self._tokens[np.where(inside, np.maximum(begin[:, None] + position, 0), 0)].astype(np.int64)
+        if self.policy.bos_id is not None and self.policy.prepend_bos:
+            tokens[:, 0] = self.policy.bos_id
+        counted = inside & (position >= self.policy.skip_first) & ~np.isin(tokens, self.policy.special_ids)
+        return np.where(inside, tokens, 0), counted
+
+    @cached_property
+    def window_rows(self) -> Int[np.ndarray, " window"]:
+        """Positions that count in each window."""
+        parts = np.array_split(np.arange(self.num_windows), -(-self.num_windows // 4096))
+        return np.concatenate([self.windows(part)[1].sum(axis=1) for part in parts])
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of what the corpus says: its policy, documents and tokens."""
+        parts = [json.dumps(to_dict(self.policy)), *(f"{document.key}\n{document.domain}" for document in self._documents)]
+        digest = sha256("\n".join(parts).encode())
+        digest.update(np.ascontiguousarray(self._offsets, dtype="<i8").data)
+        digest.update(np.ascontiguousarray(self._tokens, dtype="<i4").data)
+        return digest.hexdigest()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Counts for the stage's manifest; `domains` counts tokens."""
+        domains: dict[str, int] = {}
+        for document, length in zip(self._documents, np.diff(self._offsets), strict=True):
+            domains[document.domain] = domains.get(document.domain, 0) + int(length)
+        return {
+            "num_tokens": self.num_tokens,
+            "num_documents": self.num_documents,
+            "num_windows": self.num_windows,
+            "dropped_tail_tokens": self.num_tokens - int(self.window_length.sum()) + self.num_windows * self.policy.prepend_bos,
+            "domains": dict(sorted(domains.items())),
+            "sha256": self.sha256,
+        }
+
+
+def read_corpus(
+    source: TextSource,
+    encode: Callable[[str], list[int]],
+    policy: TokenPolicy,
+    folder: Path,
+    max_tokens: int | None = None,
+    template: ChatTemplate | None = None,
+) -> Corpus:
+    """Reads a text source into a folder, where a corpus lies only once it is whole: reading that was cut short begins anew.
+
+    Arguments:
+    - `encode`: the subject's tokenizer, without special tokens of its own.
+    - `max_tokens`: tokens to stop after; the last document is cut there. All without it.
+    - `template`: the subject's chat template, for sources of conversations.
+
+    Raises `Invalid` for an empty corpus or a policy that cannot be, `Conflict` where the folder cannot be written, and what the source
+    raises.
+    """
+    _check(policy)
+    if max_tokens is not None and max_tokens < MIN_WINDOW:
+        raise Invalid(f"max_tokens is {max_tokens}, which no window fits in. Give {MIN_WINDOW} or more, or none for the whole text.")
+    infos: list[DocumentInfo] = []
+    tokens: list[np.ndarray] = []
+    encoded = _encoded(source.documents(template), encode, max_tokens)
+    for document, ids in track(encoded, stage="read", total=max_tokens, unit="tokens", size=lambda pair: len(pair[1])):
+        infos.append(document_info(document))
+        tokens.append(ids)
+    offsets = np.cumsum([0, *(len(ids) for ids in tokens)])
+    Corpus(policy, infos, np.concatenate([np.zeros(0, np.int32), *tokens]), offsets).save(folder)
+    return Corpus.open(folder)
+
+
+def _encoded(
+    documents: Iterable[Document], encode: Callable[[str], list[int]], max_tokens: int | None
+) -> Iterator[tuple[Document, Int[np.ndarray, " pos"]]]:
+    left = max_tokens
+    for document in documents:
+        ids = np.array(encode(document.text), dtype=np.int32)[:left]
+        yield document, ids
+        if left is not None:
+            left -= len(ids)
+            if left == 0:
+                return
+
+
+def _check(policy: TokenPolicy) -> None:
+    if policy.prepend_bos and policy.bos_id is None:
+        raise Invalid("Windows shall begin with a beginning-of-sequence token, but the subject has none. Set prepend_bos to false.")
+    if policy.context < MIN_WINDOW + policy.prepend_bos:
+        raise Invalid(f"A context of {policy.context} tokens is too short: windows have {MIN_WINDOW} text tokens at least.")
+    if not 0 <= policy.skip_first < policy.context:
+        raise Invalid(f"skip_first is {policy.skip_first}; it must be 0 or more and less than the context, {policy.context}.")
+
+
+def _read_documents(file: Path, digest: str) -> list[DocumentInfo]:
+    if not file.is_file():
+        raise Corrupt(f"{file} is missing. Delete {file.parent} and read the text again.")
+    content = file.read_bytes()
+    if sha256(content).hexdigest() != digest:
+        raise Corrupt(f"{file} was changed or torn since it was written. Delete {file.parent} and read the text again.")
+    return [from_json(DocumentInfo, line, where=f"{file}, line {number}") for number, line in enumerate(content.splitlines(), start=1)]

@@ -5,7 +5,7 @@ command line does; notebooks and tests stay quiet.
 """
 
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
@@ -54,15 +54,17 @@ def shown() -> Generator[None]:
         _bars.reset(token)
 
 
-def track(items: Iterable[T], *, stage: str, total: int, unit: str, done: int = 0, size: int = 1) -> Iterator[T]:
+def track(
+    items: Iterable[T], *, stage: str, total: int | None, unit: str, done: int = 0, size: int | Callable[[T], int] = 1
+) -> Iterator[T]:
     """Passes the items on and reports how far the work is.
 
     Arguments:
     - `stage`: what is being done, one or two words ("capture").
-    - `total`: how many units there are in all.
+    - `total`: how many units there are in all; none where nobody knows.
     - `unit`: what is counted, plural ("tokens").
     - `done`: units that an earlier run already did.
-    - `size`: units that one item stands for; the last item may stand for fewer.
+    - `size`: units that one item stands for (the last may stand for fewer), or a function that counts an item's units.
     """
     bars = _bars.get()
     if bars is None:
@@ -71,24 +73,34 @@ def track(items: Iterable[T], *, stage: str, total: int, unit: str, done: int = 
         task = bars.add_task(stage, total=total, completed=done, unit=unit)
         for item in items:
             yield item
-            bars.update(task, completed=min(total, int(bars.tasks[task].completed) + size))
-        bars.update(task, completed=total)
+            done = _after(done, item, size, total)
+            bars.update(task, completed=done)
+        bars.update(task, completed=done if total is None else total, total=done if total is None else total)
     else:
         yield from _lines(bars.console, items, stage, total, unit, done, size)
 
 
-def _lines(console: Console, items: Iterable[T], stage: str, total: int, unit: str, done: int, size: int) -> Iterator[T]:
+def _after(count: int, item: T, size: int | Callable[[T], int], total: int | None) -> int:
+    count += size if isinstance(size, int) else size(item)
+    return count if total is None else min(total, count)
+
+
+def _lines(
+    console: Console, items: Iterable[T], stage: str, total: int | None, unit: str, done: int, size: int | Callable[[T], int]
+) -> Iterator[T]:
     begin = last = time.monotonic()
     count = done
     for item in items:
         yield item
-        count = min(total, count + size)
+        count = _after(count, item, size, total)
         now = time.monotonic()
         if now - last >= _PLAIN_SECONDS:
             last = now
             rate = (count - done) / (now - begin)
-            left = (total - count) / rate if rate else 0.0
-            console.print(f"{stage}: {count:,}/{total:,} {unit}, {rate:,.1f} {unit}/s, {left:,.0f} s left", highlight=False)
+            left = f", {(total - count) / rate if rate else 0.0:,.0f} s left" if total is not None else ""
+            of = f"/{total:,}" if total is not None else ""
+            console.print(f"{stage}: {count:,}{of} {unit}, {rate:,.1f} {unit}/s{left}", highlight=False)
     seconds = time.monotonic() - begin
-    rate = (total - done) / seconds if seconds else 0.0
-    console.print(f"{stage}: {total:,} {unit} done in {seconds:,.1f} s ({rate:,.1f} {unit}/s)", highlight=False)
+    end = count if total is None else total
+    rate = (end - done) / seconds if seconds else 0.0
+    console.print(f"{stage}: {end:,} {unit} done in {seconds:,.1f} s ({rate:,.1f} {unit}/s)", highlight=False)

@@ -13,6 +13,7 @@ is refused with the name of the field, never silently mixed with old results.
 import os
 import platform
 import time
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -49,17 +50,19 @@ class Manifest:
     """When it finished, UTC, ISO 8601."""
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that it is there whole or not at all. Raises `Conflict` if the folder cannot be written."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file (text as UTF-8) so that it is there whole or not at all. Raises `Conflict` if it cannot be written."""
     half = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with half.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with half.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         half.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            half.unlink(missing_ok=True)
         raise Conflict(f"Cannot write {path}: {error.strerror}. Free space or give another folder, and run the command again.") from None
 
 

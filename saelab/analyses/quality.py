@@ -1,0 +1,189 @@
+"""Quality of a dictionary, on documents that it was never trained on.
+
+- FVU = sum |x - x^|^2 / sum |x - mean|^2, sums in float64: 1 for predicting the mean, unchanged when x is scaled.
+- CE: next-token loss with the reconstruction spliced in at the hook. Predictions from the first position are left out, and positions that do
+  not count pass through untouched. CE recovered is against replacing activations by their mean; the increase in nats says more.
+- Controls: random directions and principal components at the same number of active features, on the same tokens.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from saelab.activations.shuffle import sample_rows
+from saelab.baselines.pca import Pca
+from saelab.baselines.random import Random
+from saelab.dictionary import Dictionary
+from saelab.errors import Invalid
+from saelab.estimates import ratio, share
+from saelab.lab import Lab
+from saelab.progress import track
+from saelab.records import Estimate, Quality
+from saelab.subject import Edit, Edits
+from saelab.values import value
+
+
+@value
+class EvaluateConfig:
+    """How the quality of a dictionary is measured."""
+
+    windows: int = 128
+    """Held-out windows for the losses with the reconstruction spliced in."""
+    alive_rows: int = 400_000
+    """Training activations looked at, beside all held-out ones, for features that never fire."""
+    fit_rows: int = 50_000
+    """Training activations that the mean and the controls are fitted on."""
+    batch_windows: int = 8
+    """Windows in a forward pass."""
+    seed: int = 0
+    """Seed of the choice of windows, of the random control and of the bootstrap."""
+
+
+def evaluate(lab: Lab, config: EvaluateConfig) -> Quality:
+    """The quality of the lab's dictionary beside its controls."""
+    sample = sample_rows(lab.store, config.fit_rows, config.seed).float()
+    mean = sample.mean(0)
+    fvu, l0 = _reconstruction(lab, lab.dictionary, mean, config.seed)
+    k = max(1, min(round(l0.value), lab.dictionary.d_in))
+    controls: dict[str, Dictionary] = {
+        "random": Random.fit(sample, d_sae=lab.dictionary.d_sae, k=k, seed=config.seed),
+        "pca": Pca.fit(sample, k=k),
+    }
+    edits: dict[str, Edits] = {
+        "clean": {},
+        "spliced": {lab.hook: _splice(lab.dictionary)},
+        "mean": {lab.hook: _replace(mean)},
+        "zero": {lab.hook: _replace(torch.zeros_like(mean))},
+        **{name: {lab.hook: _splice(control)} for name, control in controls.items()},
+    }
+    losses = _losses(lab, edits, config)
+    firing, rows = _firing(lab, config.alive_rows)
+    return Quality(
+        fvu=fvu,
+        l0=l0,
+        ce_clean=losses.mean("clean"),
+        ce_spliced=losses.mean("spliced"),
+        ce_increase=losses.increase("spliced"),
+        ce_mean_ablated=losses.mean("mean"),
+        ce_zero_ablated=losses.mean("zero"),
+        ce_recovered=losses.recovered(losses.ce["mean"] - losses.ce["spliced"], losses.ce["mean"] - losses.ce["clean"]),
+        kl=losses.recovered(losses.kl["spliced"], losses.tokens),
+        kl_recovered=losses.recovered(losses.kl["mean"] - losses.kl["spliced"], losses.kl["mean"]),
+        dead=share(int((firing == 0).sum()), lab.dictionary.d_sae),
+        dense=share(int((firing > 0.1 * rows).sum()), lab.dictionary.d_sae),
+        controls={name: _reconstruction(lab, control, mean, config.seed)[0].value for name, control in controls.items()},
+        control_ce_increase={name: losses.increase(name).value for name in controls},
+    )
+
+
+@torch.inference_mode()
+def _reconstruction(lab: Lab, dictionary: Dictionary, mean: Float[Tensor, " d_in"], seed: int) -> tuple[Estimate, Estimate]:
+    """FVU and L0 on the held-out activations."""
+    document = torch.from_numpy(lab.corpus.window_document.astype(np.int64))
+    size = lab.corpus.num_documents
+    error, spread, active, tokens = (torch.zeros(size, dtype=torch.float64) for _ in range(4))
+    for chunk in lab.store.chunks(held_out=True):
+        x, at = chunk.x.float(), document[chunk.window.long()]
+        codes = dictionary.encode(x)
+        error.index_add_(0, at, (x - dictionary.decode(codes)).double().square().sum(-1))
+        spread.index_add_(0, at, (x - mean).double().square().sum(-1))
+        active.index_add_(0, at, codes.l0().double())
+        tokens.index_add_(0, at, torch.ones(len(x), dtype=torch.float64))
+    if not tokens.sum():
+        raise Invalid("No held-out document has activations, so the quality cannot be measured. Read a larger corpus (about 10 % is held out).")
+    seen = np.flatnonzero(tokens.numpy())
+    parts = [part.numpy()[seen] for part in (error, spread, active, tokens)]
+    return ratio(parts[0], parts[1], seen, seed), ratio(parts[2], parts[3], seen, seed)
+
+
+@torch.inference_mode()
+def _firing(lab: Lab, alive_rows: int) -> tuple[Tensor, int]:
+    """How often each feature fires on the held-out activations and on some training ones, and on how many rows."""
+    counts, rows, training = torch.zeros(lab.dictionary.d_sae, dtype=torch.long), 0, 0
+    for held_out in (True, False):
+        for chunk in lab.store.chunks(held_out=held_out):
+            codes = lab.dictionary.encode(chunk.x.float())
+            counts += torch.bincount(codes.indices[codes.values != 0], minlength=len(counts))
+            rows += len(chunk.x)
+            training += 0 if held_out else len(chunk.x)
+            if training >= alive_rows:
+                break
+    return counts, rows
+
+
+def _splice(dictionary: Dictionary) -> Edit:
+    def edit(x: Float[Tensor, "window pos d"], mask: Bool[Tensor, "window pos"]) -> Float[Tensor, "window pos d"]:
+        return torch.where(mask[..., None], dictionary.decode(dictionary.encode(x.float())).to(x.dtype), x)
+
+    return edit
+
+
+def _replace(vector: Float[Tensor, " d"]) -> Edit:
+    def edit(x: Float[Tensor, "window pos d"], mask: Bool[Tensor, "window pos"]) -> Float[Tensor, "window pos d"]:
+        return torch.where(mask[..., None], vector.to(x), x)
+
+    return edit
+
+
+@dataclass(frozen=True)
+class _Losses:
+    """Sums a window of the losses under each edit."""
+
+    ce: Mapping[str, Float[np.ndarray, " window"]]
+    kl: Mapping[str, Float[np.ndarray, " window"]]
+    tokens: Float[np.ndarray, " window"]
+    documents: np.ndarray
+    seed: int
+
+    def mean(self, name: str) -> Estimate:
+        return ratio(self.ce[name], self.tokens, self.documents, self.seed)
+
+    def increase(self, name: str) -> Estimate:
+        return ratio(self.ce[name] - self.ce["clean"], self.tokens, self.documents, self.seed)
+
+    def recovered(self, top: np.ndarray, bottom: np.ndarray) -> Estimate:
+        return ratio(top, bottom, self.documents, self.seed)
+
+
+@torch.inference_mode()
+def _losses(lab: Lab, edits: Mapping[str, Edits], config: EvaluateConfig) -> _Losses:
+    corpus = lab.corpus
+    candidates = np.flatnonzero(corpus.window_held_out & (corpus.window_length > lab.policy.skip_first + 1))
+    windows = np.sort(np.random.default_rng(config.seed).permutation(candidates)[: config.windows])
+    if len(windows) < 2:
+        raise Invalid("Fewer than two held-out windows, so losses cannot be compared. Read a larger corpus (about 10 % is held out).")
+    ce: dict[str, list[float]] = {name: [] for name in edits}
+    kl: dict[str, list[float]] = {name: [] for name in edits}
+    tokens: list[int] = []
+    batches = np.array_split(windows, -(-len(windows) // config.batch_windows))
+    for batch in track(batches, stage="evaluate", total=len(windows), unit="windows", size=config.batch_windows):
+        ids, counted, scored = _padded(lab, batch)
+        tokens.extend(scored.sum(-1).tolist())
+        clean = torch.empty(0)
+        for name, edit in edits.items():
+            found = lab.subject.logits(ids, edit, counted)[:, :-1].float().log_softmax(-1)
+            clean = found if name == "clean" else clean
+            loss = -found.gather(-1, ids[:, 1:, None].to(found.device))[..., 0]
+            ce[name].extend((loss * scored).double().sum(-1).tolist())
+            kl[name].extend((((clean - found) * clean.exp()).sum(-1) * scored).double().sum(-1).tolist())
+    arrays = [{name: np.array(sums) for name, sums in group.items()} for group in (ce, kl)]
+    return _Losses(arrays[0], arrays[1], np.array(tokens, dtype=float), corpus.window_document[windows], config.seed)
+
+
+def _padded(lab: Lab, windows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids, positions that count, and predictions that are scored (from a counted position to a token that is there)."""
+    longest = int(lab.corpus.window_length[windows].max())
+    ids, counted = np.zeros((len(windows), longest), dtype=np.int64), np.zeros((len(windows), longest), dtype=bool)
+    inside = np.zeros((len(windows), longest), dtype=bool)
+    for row, window in enumerate(windows):
+        tokens = lab.corpus.window_tokens(int(window))
+        ids[row, : len(tokens)] = tokens
+        inside[row, : len(tokens)] = True
+        counted[row, : len(tokens)] = lab.corpus.counts(int(window))
+    device = lab.subject.device
+    scored = counted[:, :-1] & inside[:, 1:]
+    return torch.from_numpy(ids), torch.from_numpy(counted).to(device), torch.from_numpy(scored).to(device)

@@ -1,0 +1,317 @@
+"""The command line: one command a stage, flags read from the configs."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Union
+
+import tyro
+from rich.console import Console
+from tyro.conf import OmitArgPrefixes, Positional
+
+from saelab import recipes, stages
+from saelab.activations.capture import CaptureConfig
+from saelab.analyses.quality import EvaluateConfig
+from saelab.dictionary import DICTIONARIES, Trainable
+from saelab.errors import Conflict, Invalid, SaelabError, unknown
+from saelab.features.collect import CollectConfig
+from saelab.lab import Lab
+from saelab.labellers.base import LABELLERS, Labeller
+from saelab.labellers.rules import Rules
+from saelab.progress import shown
+from saelab.records import Estimate, Intervention, Quality, SteerRequest, Unit
+from saelab.registry import Registry
+from saelab.run import Run, open_run
+from saelab.saes.topk import TopK
+from saelab.scorers.base import SCORERS, Scorer
+from saelab.scorers.rule_detection import RuleDetection
+from saelab.steering import steer
+from saelab.subject import SubjectConfig
+from saelab.texts.base import TEXTS, TextSource
+from saelab.texts.bundled import Bundled
+from saelab.training import TrainConfig
+from saelab.values import from_json, value
+
+OUT = Console(highlight=False, soft_wrap=True)
+"""Where results go."""
+ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+"""Where messages go."""
+
+
+def _choice(registry: Registry[Any], prefix: str) -> Any:  # noqa: ANN401 - a type made at run time
+    """The union of a registry's parts, as sub-commands `prefix:name`."""
+    return _union({f"{prefix}:{name}": registry[name] for name in registry})
+
+
+def _union(parts: Mapping[str, type]) -> Any:  # noqa: ANN401 - a type made at run time
+    return Union[tuple(Annotated[part, tyro.conf.subcommand(name, prefix_name=False)] for name, part in parts.items())]  # noqa: UP007
+
+
+if TYPE_CHECKING:
+    Texts, Sae, Labels, Scores = TextSource, Any, Labeller, Scorer
+else:
+    Texts, Labels, Scores = _choice(TEXTS, "texts"), _choice(LABELLERS, "labeller"), _choice(SCORERS, "scorer")
+    Sae = _union({f"sae:{name}": kind.Config for name in DICTIONARIES if issubclass(kind := DICTIONARIES[name], Trainable)})
+
+
+class Command(Protocol):
+    """A command: its fields are its flags."""
+
+    def __call__(self) -> None:
+        """Does it."""
+
+
+@value
+class Read:
+    """Reads text into token windows."""
+
+    run: Positional[Path]
+    """The run's folder; made if it is not there."""
+    config: OmitArgPrefixes[stages.ReadConfig] = stages.ReadConfig()
+    """How text becomes windows."""
+    texts: Texts = Bundled()
+    """Where the documents come from."""
+
+    def __call__(self) -> None:
+        """Does it."""
+        stages.read(Run(self.run), self.config, self.texts)
+
+
+@value
+class Capture:
+    """Captures the subject's activations on a run's corpus."""
+
+    run: Positional[Path]
+    """The run's folder."""
+    config: OmitArgPrefixes[CaptureConfig]
+    """What is captured, and how it is stored."""
+
+    def __call__(self) -> None:
+        """Does it."""
+        stages.capture(open_run(self.run), self.config)
+
+
+@value
+class Train:
+    """Trains a dictionary. Reads and captures first, where the run has not yet."""
+
+    run: Positional[Path]
+    """The run's folder; made if it is not there."""
+    model: str | None = None
+    """The model, where the run has not been read yet: a Hugging Face directory, a GGUF file, a hub id or a bundled name."""
+    hook: str | None = None
+    """Where the dictionary reads; none for the residual stream after the middle block."""
+    source: str | None = None
+    """The dictionary's name; none for one made of layer, hook and architecture."""
+    epochs: float | None = None
+    """Passes over the training activations; none for `--train.steps` optimiser steps."""
+    train: TrainConfig = TrainConfig()
+    """The trainer."""
+    texts: Texts | None = None
+    """Where the documents come from, where the run has not been read yet; none for the bundled corpus."""
+    sae: Sae = TopK.Config()
+    """The architecture."""
+
+    def __call__(self) -> None:
+        """Does it."""
+        run = Run(self.run)
+        self._read(run)
+        hook = self.hook or middle_hook(run)
+        stages.capture(run, CaptureConfig(hooks=(hook,)))
+        source = self.source or stages.source_name(hook, stages.architecture_of(self.sae).architecture)
+        stages.train(run, stages.TrainStage(hook=hook, source=source, epochs=self.epochs, train=self.train), self.sae)
+        OUT.print(f"{run.path / 'dictionaries' / source}")
+
+    def _read(self, run: Run) -> None:
+        done = run.manifest("read")
+        if done is None:
+            subject = SubjectConfig(model=self.model) if self.model else SubjectConfig()
+            stages.read(run, stages.ReadConfig(subject=subject), self.texts or Bundled())
+        elif self.texts is not None or self.model not in {None, done.config["subject"]["model"]}:
+            raise Conflict(
+                f"{run.path} has already been read, with the model {done.config['subject']['model']!r}. Leave out --model and texts to "
+                "train on it, or use another run folder."
+            )
+
+
+@value
+class Evaluate:
+    """Measures a dictionary on held-out documents."""
+
+    run: Positional[Path]
+    """The run's folder."""
+    source: str | None = None
+    """The dictionary; not needed where the run has only one."""
+    config: OmitArgPrefixes[EvaluateConfig] = EvaluateConfig()
+    """How much is measured."""
+
+    def __call__(self) -> None:
+        """Does it."""
+        run = open_run(self.run)
+        stages.evaluate(run, self.config, self.source)
+        file = run.find_source(self.source).path / "quality.json"
+        _show_quality(from_json(Quality, file.read_bytes(), where=str(file)))
+
+
+@value
+class Collect:
+    """Collects statistics and examples of every feature in one pass."""
+
+    run: Positional[Path]
+    """The run's folder."""
+    source: str | None = None
+    """The dictionary; not needed where the run has only one."""
+    config: OmitArgPrefixes[CollectConfig] = CollectConfig()
+    """What is kept."""
+
+    def __call__(self) -> None:
+        """Does it."""
+        stages.collect(open_run(self.run), self.config, self.source)
+
+
+@value
+class LabelFeatures:
+    """Gives every feature a label."""
+
+    run: Positional[Path]
+    """The run's folder."""
+    source: str | None = None
+    """The dictionary; not needed where the run has only one."""
+    labeller: Labels = Rules()
+    """Who labels."""
+
+    def __call__(self) -> None:
+        """Does it."""
+        stages.label(open_run(self.run), self.labeller, self.source)
+
+
+@value
+class ScoreLabels:
+    """Scores the labels on held-out documents."""
+
+    run: Positional[Path]
+    """The run's folder."""
+    source: str | None = None
+    """The dictionary; not needed where the run has only one."""
+    scorer: Scores = RuleDetection()
+    """Who scores."""
+
+    def __call__(self) -> None:
+        """Does it."""
+        stages.score(open_run(self.run), self.scorer, self.source)
+
+
+@value
+class Steer:
+    """Writes on from a prompt, plainly and with features changed, side by side."""
+
+    run: Positional[Path]
+    """The run's folder."""
+    prompt: str
+    """The text to go on from."""
+    feature: tuple[int, ...]
+    """Features to change."""
+    strength: tuple[float, ...] = (4.0,)
+    """How much: one number for all features, or one for each."""
+    op: Literal["add", "clamp", "scale", "ablate"] = "add"
+    """What is done to the features; see docs/words.md."""
+    unit: Unit = "max_act"
+    """How strengths are read: multiples of each feature's largest activation, or bare activations."""
+    source: str | None = None
+    """The dictionary; not needed where the run has only one."""
+    chat: bool = False
+    """Put the prompt through the model's chat template."""
+    max_tokens: int = 60
+    """Tokens to write at most."""
+    temperature: float = 0.0
+    """0 takes the likeliest token."""
+    seed: int = 0
+    """Seed of the random numbers."""
+
+    def __call__(self) -> None:
+        """Does it."""
+        strengths = self.strength * len(self.feature) if len(self.strength) == 1 else self.strength
+        if len(strengths) != len(self.feature):
+            raise Invalid(f"There are {len(self.feature)} features and {len(strengths)} strengths. Give one strength, or one for each feature.")
+        changes = [
+            Intervention(feature=feature, op=self.op, strength=strength, unit=self.unit)
+            for feature, strength in zip(self.feature, strengths, strict=True)
+        ]
+        request = SteerRequest(
+            prompt=self.prompt,
+            interventions=tuple(changes),
+            chat=self.chat,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+        )
+        found = steer(Lab(open_run(self.run), self.source), request)
+        OUT.print("base", style="bold")
+        OUT.print(found.base, markup=False)
+        OUT.print("steered", style="bold")
+        OUT.print(found.steered, markup=False)
+        OUT.print(f"dose {found.dose:.2f}, KL {found.kl:.2f} nats a token, {found.num_tokens} tokens in {found.seconds:.1f} s", style="dim")
+
+
+@value
+class Make:
+    """Makes a recipe: every stage, skipping what is done and resuming what is half done."""
+
+    recipe: Positional[str]
+    """Name of the recipe: demo, toy."""
+    run: Path | None = None
+    """The run's folder; none for `runs/<recipe>`."""
+
+    def __call__(self) -> None:
+        """Does it."""
+        if self.recipe not in recipes.RECIPES:
+            raise unknown("recipe", self.recipe, recipes.RECIPES)
+        run = Run(self.run or Path("runs") / self.recipe)
+        recipes.make(run, recipes.RECIPES[self.recipe]())
+
+
+COMMANDS: dict[str, type[Command]] = {
+    "read": Read,
+    "capture": Capture,
+    "train": Train,
+    "evaluate": Evaluate,
+    "collect": Collect,
+    "label": LabelFeatures,
+    "score": ScoreLabels,
+    "steer": Steer,
+    "make": Make,
+}
+"""The library's commands; the server adds `serve`."""
+
+
+def run_command(commands: Mapping[str, type[Command]], args: Sequence[str] | None = None) -> None:
+    """Runs the command that the arguments name. A user's error ends it with one paragraph and exit code 1."""
+    try:
+        command = tyro.extras.subcommand_cli_from_dict(dict(commands), prog="saelab", args=args, description="From text to features to steered text.")
+        with shown():
+            command()
+    except SaelabError as error:
+        ERR.print(f"saelab: {error}", style="red", markup=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        ERR.print("\nStopped. The same command goes on where it was.")
+        sys.exit(130)
+
+
+def middle_hook(run: Run) -> str:
+    """The residual stream after the middle block of a run's subject; or the hook that has been captured, where there is just one."""
+    captured = run.manifest("capture")
+    if captured is not None and len(captured.facts["hooks"]) == 1:
+        return captured.facts["hooks"][0]
+    return f"blocks.{(stages.run_subject(run).num_layers - 1) // 2}.hook_resid_post"
+
+
+def _show_quality(quality: Quality) -> None:
+    def line(name: str, found: Estimate) -> str:
+        interval = f"  [{found.low:.4f}, {found.high:.4f}]" if found.low is not None and found.high is not None else ""
+        return f"{name:<22}{found.value:>10.4f}{interval}"
+
+    names = ("fvu", "l0", "ce_clean", "ce_increase", "ce_recovered", "kl", "kl_recovered", "dead", "dense")
+    OUT.print("\n".join(line(name, getattr(quality, name)) for name in names))
+    for name, fvu in quality.controls.items():
+        OUT.print(f"{'control ' + name:<22}{fvu:>10.4f} fvu, {quality.control_ce_increase[name]:.4f} ce_increase")

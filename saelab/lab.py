@@ -1,0 +1,121 @@
+"""A lab: a run opened for work on one of its dictionaries, every part on first use."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from saelab.activations.base import ActivationStore
+from saelab.activations.disk import DiskStore
+from saelab.corpus import Corpus, TokenPolicy
+from saelab.dictionary import Dictionary, load_dictionary
+from saelab.errors import Invalid
+from saelab.features.store import FeatureStore
+from saelab.records import FeatureActivation, TokenActivations
+from saelab.run import Run, Stages, open_run
+from saelab.subject import Subject, SubjectConfig
+from saelab.toy import subject_folder
+from saelab.values import from_dict
+from saelab.weights import cache_folder
+
+
+def load_subject(config: SubjectConfig) -> Subject:
+    """The subject that a config names. `toy` is the tiny model of the toy world, made on first use."""
+    if config.model != "toy":
+        return Subject.load(config)
+    folder = subject_folder(cache_folder() / "models" / "toy")
+    return Subject.load(replace(config, model=str(folder), dtype="float32"))
+
+
+def run_subject(run: Run) -> Subject:
+    """The subject of a run, in the number format that the run began with."""
+    manifest = run.need("read")
+    return load_subject(from_dict(SubjectConfig, {**manifest.config["subject"], "dtype": manifest.facts["dtype"]}))
+
+
+class Lab:
+    """One dictionary of a run with everything that belongs to it.
+
+    Arguments:
+    - `run`: the run, or its folder.
+    - `source`: the dictionary's name; not needed where the run has only one.
+
+    Raises `NotFound` with what there is.
+    """
+
+    def __init__(self, run: Run | Path | str, source: str | None = None) -> None:
+        self.run = run if isinstance(run, Run) else open_run(Path(run))
+        self.folder: Stages = self.run.find_source(source)
+        self.source = self.folder.path.name
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The model under study, in the number format that the run began with."""
+        return run_subject(self.run)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The token windows."""
+        self.run.need("read")
+        return Corpus.open(self.run.corpus)
+
+    @property
+    def policy(self) -> TokenPolicy:
+        """Which tokens count."""
+        return self.corpus.policy
+
+    @cached_property
+    def dictionary(self) -> Dictionary:
+        """The dictionary, trained."""
+        self.folder.need("train")
+        return load_dictionary(self.folder.path).eval().requires_grad_(False)
+
+    @property
+    def hook(self) -> str:
+        """Where the dictionary reads."""
+        assert self.dictionary.provenance is not None, "a dictionary of a run knows its hook"
+        return self.dictionary.provenance.hook
+
+    @cached_property
+    def store(self) -> ActivationStore:
+        """The captured activations of the dictionary's hook."""
+        self.run.need("capture")
+        return DiskStore.open(self.run.activations(self.hook))
+
+    @cached_property
+    def features(self) -> FeatureStore:
+        """The collected features."""
+        self.folder.need("collect")
+        return FeatureStore(self.folder.path / "features.db")
+
+    def max_acts(self, features: Sequence[int]) -> dict[int, float]:
+        """Largest activation of some features on the corpus. Raises `NotFound` for one that does not exist."""
+        return {row.index: row.max for row in self.features.rows(features)}
+
+
+@torch.inference_mode()
+def activations_on(lab: Lab, text: str, features: Sequence[int] | None = None, top: int = 20) -> TokenActivations:
+    """Activations on a text: of some features, or of the `top` features that fire strongest on it.
+
+    Positions and special tokens that the dictionary never read in training show 0 and are marked as not counted.
+    """
+    ids = lab.subject.encode(text)
+    if lab.policy.prepend_bos and lab.subject.bos_id is not None:
+        ids = [lab.subject.bos_id, *ids]
+    limit = min(lab.subject.max_context, 4096)
+    if not 1 <= len(ids) <= limit:
+        raise Invalid(f"The text has {len(ids)} tokens; it must have from 1 to {limit}.")
+    counted = [i >= lab.policy.skip_first and token not in lab.policy.special_ids for i, token in enumerate(ids)]
+    x = lab.subject.activations(torch.tensor([ids]), [lab.hook])[lab.hook][0].float()
+    z = lab.dictionary.encode(x).dense() * torch.tensor(counted)[:, None]
+    if features is None:
+        strongest = z.abs().amax(0)
+        features = [int(i) for i in strongest.topk(min(top, lab.dictionary.d_sae)).indices if strongest[i] > 0]
+    labels = {row.index: row.label for row in lab.features.rows(features)}
+    found = [
+        FeatureActivation(index=i, label=labels[i], max=float(z[:, i].abs().max()), values=tuple(round(v, 4) for v in z[:, i].tolist()))
+        for i in features
+    ]
+    return TokenActivations(tokens=tuple(lab.subject.strings(ids)), counted=tuple(counted), features=tuple(found))

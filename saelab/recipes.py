@@ -1,0 +1,86 @@
+"""Recipes: a config for every stage. A recipe is a function; a variation calls one and replaces a field."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from saelab import stages
+from saelab.activations.capture import CaptureConfig
+from saelab.analyses.quality import EvaluateConfig
+from saelab.features.collect import CollectConfig
+from saelab.labellers.base import Labeller
+from saelab.labellers.rules import Rules
+from saelab.run import Run
+from saelab.saes.topk import TopK
+from saelab.scorers.base import Scorer
+from saelab.scorers.rule_detection import RuleDetection
+from saelab.subject import SubjectConfig
+from saelab.texts.base import TextSource
+from saelab.texts.bundled import Bundled
+from saelab.texts.toy import Toy
+from saelab.training import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything from text to scored labels."""
+
+    read: stages.ReadConfig
+    """Subject and windows."""
+    texts: TextSource
+    """Where the documents come from."""
+    capture: CaptureConfig
+    """Hooks."""
+    train: stages.TrainStage
+    """Training."""
+    sae: Any
+    """The `Config` of the dictionary."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Quality."""
+    collect: CollectConfig = CollectConfig()
+    """Features."""
+    labeller: Labeller = Rules()
+    """Who labels."""
+    scorer: Scorer = RuleDetection()
+    """Who scores the labels."""
+
+
+def demo() -> Recipe:
+    """SmolLM2-135M-Instruct on the bundled corpus: a TopK SAE on the residual stream after block 14. About ten minutes on two cores."""
+    hook = "blocks.14.hook_resid_post"
+    return Recipe(
+        read=stages.ReadConfig(subject=SubjectConfig(model="smollm2-135m-instruct")),
+        texts=Bundled(),
+        capture=CaptureConfig(hooks=(hook,)),
+        train=stages.TrainStage(hook=hook, source="14-res-topk", epochs=4, train=TrainConfig()),
+        sae=TopK.Config(d_sae=4608, k=32),
+    )
+
+
+def toy() -> Recipe:
+    """The toy world: a tiny model on sentences with known topics. Under a minute; what the tests and the notebook run on."""
+    hook = "blocks.1.hook_resid_post"
+    return Recipe(
+        read=stages.ReadConfig(subject=SubjectConfig(model="toy"), context=32),
+        texts=Toy(),
+        capture=CaptureConfig(hooks=(hook,)),
+        train=stages.TrainStage(hook=hook, source="1-res-topk", train=TrainConfig(steps=600, batch_size=512, lr=1e-3)),
+        sae=TopK.Config(d_sae=256, k=8),
+        evaluate=EvaluateConfig(windows=64),
+    )
+
+
+RECIPES: Mapping[str, Callable[[], Recipe]] = {"demo": demo, "toy": toy}
+"""Every recipe, by name."""
+
+
+def make(run: Run, recipe: Recipe) -> None:
+    """Every stage of a recipe: skips what is done, resumes what is half done, refuses a changed config naming the field."""
+    source = recipe.train.source
+    stages.read(run, recipe.read, recipe.texts)
+    stages.capture(run, recipe.capture)
+    stages.train(run, recipe.train, recipe.sae)
+    stages.evaluate(run, recipe.evaluate, source)
+    stages.collect(run, recipe.collect, source)
+    stages.label(run, recipe.labeller, source)
+    stages.score(run, recipe.scorer, source)

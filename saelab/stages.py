@@ -1,0 +1,208 @@
+"""The stages: each reads what the one before it wrote, writes its own folder, and leaves its manifest last.
+
+Every stage can be called again: done with the same config it does nothing, half done it resumes, done with another config it refuses and
+names the field.
+"""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from saelab.activations.capture import CaptureConfig
+from saelab.activations.capture import capture as capture_activations
+from saelab.activations.disk import DiskStore
+from saelab.activations.shuffle import batches
+from saelab.analyses.quality import EvaluateConfig
+from saelab.analyses.quality import evaluate as measure_quality
+from saelab.corpus import Corpus, TokenPolicy, read_corpus
+from saelab.dictionary import DICTIONARIES, Provenance, Trainable
+from saelab.errors import Conflict
+from saelab.features.collect import CollectConfig, forget
+from saelab.features.collect import collect as collect_features
+from saelab.features.geometry import logit_lens, neighbours
+from saelab.features.write import write_features
+from saelab.lab import Lab, load_subject, run_subject
+from saelab.labellers.base import LABELLERS, Labeller, label_features
+from saelab.registry import Registry
+from saelab.run import Run, differences, write_atomically
+from saelab.scorers.base import SCORERS, Scorer, score_features
+from saelab.subject import SubjectConfig
+from saelab.texts.base import TEXTS, TextSource
+from saelab.training import TrainConfig, Trainer
+from saelab.values import to_dict, to_json, value
+
+
+@value
+class ReadConfig:
+    """How text becomes token windows."""
+
+    subject: SubjectConfig = SubjectConfig()
+    """The model whose tokenizer reads the text, and whose activations will be captured."""
+    context: int = 128
+    """Tokens in a window, at most."""
+    prepend_bos: bool | None = None
+    """Begin windows with the beginning-of-sequence token; none for what the model's own tokenizer does."""
+    max_tokens: int | None = None
+    """Stop reading after so many tokens; none for all."""
+
+
+@value
+class TrainStage:
+    """Which activations a dictionary is trained on, and how."""
+
+    hook: str
+    """Where it reads, in TransformerLens names, such as `blocks.14.hook_resid_post`."""
+    source: str
+    """The dictionary's name in the run, such as `14-res-topk`."""
+    epochs: float | None = None
+    """Passes over the training activations; none for `train.steps` optimiser steps."""
+    train: TrainConfig = TrainConfig()
+    """The trainer's own settings."""
+
+
+def read(run: Run, config: ReadConfig, texts: TextSource) -> None:
+    """Text to token windows in `corpus/`."""
+    described = {**to_dict(config), "texts": _described(TEXTS, texts)}
+    if run.done("read", described):
+        return
+    began = time.monotonic()
+    subject = load_subject(config.subject)
+    policy = TokenPolicy(
+        context=config.context,
+        prepend_bos=subject.adds_bos if config.prepend_bos is None else config.prepend_bos,
+        special_ids=subject.special_ids,
+    )
+    corpus = read_corpus(texts, subject.encode, policy, run.corpus, config.max_tokens, subject.chat_text)
+    run.finish("read", described, {**corpus.facts(), "model": subject.name, "dtype": str(subject.dtype).removeprefix("torch.")}, began)
+
+
+def capture(run: Run, config: CaptureConfig) -> None:
+    """Activations of the corpus at some hooks, one store a hook. Hooks that an earlier call captured stay."""
+    run.need("read")
+    done = run.manifest("capture")
+    captured: list[str] = done.facts["hooks"] if done else []
+    missing = [hook for hook in config.hooks if hook not in captured]
+    if done and not missing:
+        return
+    if done:
+        changed = differences({**done.config, "hooks": None}, {**to_dict(config), "hooks": None})
+        if changed:
+            raise Conflict(f"{run.path} holds activations captured with another config ({'; '.join(changed)}). Use another run folder.")
+    began = time.monotonic()
+    hooks = [*captured, *missing]
+    stores = capture_activations(run_subject(run), Corpus.open(run.corpus), replace(config, hooks=tuple(missing)), run.activations)
+    rows = {**(done.facts["num_rows"] if done else {}), **{hook: store.num_rows for hook, store in stores.items()}}
+    run.finish("capture", replace(config, hooks=tuple(hooks)), {"hooks": hooks, "num_rows": rows}, began)
+
+
+def train(run: Run, config: TrainStage, sae: Any) -> None:  # noqa: ANN401 - the Config of any trainable dictionary
+    """A dictionary trained on the activations of one hook, in `dictionaries/<source>/`."""
+    kind = architecture_of(sae)
+    folder = run.source(config.source)
+    described = {**to_dict(config), "sae": {"kind": kind.architecture, **to_dict(sae)}}
+    if folder.done("train", described):
+        return
+    manifest, began = run.need("read"), time.monotonic()
+    run.need("capture")
+    store = DiskStore.open(run.activations(config.hook))
+    settings = config.train
+    if config.epochs is not None:
+        settings = replace(settings, steps=max(1, round(config.epochs * store.num_training_rows / settings.batch_size)))
+    dictionary = kind(store.d_in, sae)
+    policy = store.policy
+    dictionary.provenance = Provenance(
+        model=manifest.facts["model"],
+        hook=config.hook,
+        context=policy.context,
+        prepend_bos=policy.prepend_bos,
+        skip_first=policy.skip_first,
+        special_ids=policy.special_ids,
+    )
+    trainer = Trainer(dictionary, settings, folder.path)
+    trainer.fit(lambda step: batches(store, settings.batch_size, seed=settings.seed, start_step=step))
+    facts = {
+        "architecture": kind.architecture,
+        "model": manifest.facts["model"],
+        "hook": config.hook,
+        "d_in": dictionary.d_in,
+        "d_sae": dictionary.d_sae,
+        "steps": settings.steps,
+        "tokens": trainer.tokens,
+        "train_seconds": round(trainer.seconds, 1),
+    }
+    folder.finish("train", described, facts, began)
+
+
+def evaluate(run: Run, config: EvaluateConfig, source: str | None = None) -> None:
+    """The dictionary's quality on held-out documents, in `quality.json`."""
+    lab = Lab(run, source)
+    if lab.folder.done("evaluate", config):
+        return
+    began = time.monotonic()
+    quality = measure_quality(lab, config)
+    write_atomically(lab.folder.path / "quality.json", to_json(quality))
+    lab.folder.finish("evaluate", config, {"fvu": quality.fvu.value, "l0": quality.l0.value}, began)
+
+
+def collect(run: Run, config: CollectConfig, source: str | None = None) -> None:
+    """Statistics, examples and geometry of every feature, in `features.db`."""
+    lab = Lab(run, source)
+    if lab.folder.done("collect", config):
+        return
+    began, folder = time.monotonic(), lab.folder.path
+    collected = collect_features(lab.dictionary, lab.store.chunks(), lab.corpus, config, folder)
+    directions = lab.dictionary.directions
+    write_features(
+        folder / "features.db",
+        lab.subject.name,
+        lab.source,
+        collected,
+        lab.subject.vocabulary,
+        neighbours(directions),
+        logit_lens(directions, lab.subject.unembed),
+    )
+    num_tokens = collected.statistics.num_tokens
+    lab.folder.finish("collect", config, {"num_tokens": num_tokens, "num_features": lab.dictionary.d_sae}, began)
+    forget(folder)
+
+
+def label(run: Run, labeller: Labeller, source: str | None = None) -> None:
+    """A label for every feature, in `features.db`."""
+    lab, described = Lab(run, source), _described(LABELLERS, labeller)
+    if lab.folder.done("label", described):
+        return
+    began = time.monotonic()
+    label_features(lab.features, labeller)
+    lab.folder.finish("label", described, {"num_labelled": lab.features.num_labelled()}, began)
+
+
+def score(run: Run, scorer: Scorer, source: str | None = None) -> None:
+    """Held-out scores of every label, in `features.db`."""
+    lab, described = Lab(run, source), _described(SCORERS, scorer)
+    labels = lab.folder.need("label")
+    if lab.folder.done("score", described):
+        return
+    began = time.monotonic()
+    num = score_features(lab.features, scorer, labels.config["kind"])
+    lab.folder.finish("score", described, {"num_scored": num}, began)
+
+
+def architecture_of(sae: object) -> type[Trainable]:
+    """The dictionary class whose config this is."""
+    for name in DICTIONARIES:
+        kind = DICTIONARIES[name]
+        if issubclass(kind, Trainable) and type(sae) is kind.Config:
+            return kind
+    raise AssertionError(f"{type(sae).__name__} is no dictionary's config")
+
+
+def source_name(hook: str, architecture: str) -> str:
+    """The usual name of a dictionary: `blocks.14.hook_resid_post` and `topk` give `14-res-topk`."""
+    _, layer, place = hook.split(".", 2)
+    short = {"hook_resid_post": "res", "hook_resid_pre": "res-pre", "hook_resid_mid": "res-mid", "hook_mlp_out": "mlp", "hook_attn_out": "att"}
+    return f"{layer}-{short.get(place, place.replace('hook_', '').replace('.', '-').replace('_', '-'))}-{architecture}"
+
+
+def _described(registry: Registry[Any], item: object) -> dict[str, Any]:
+    """A registered part as JSON: its name beside its fields."""
+    return {"kind": registry.name_of(type(item)), **to_dict(item)}

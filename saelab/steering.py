@@ -1,0 +1,114 @@
+"""Steering: what the subject writes, and what it writes when features are changed, side by side.
+
+Both texts are rows of one batch and draw with the same random numbers: a change of nothing writes the same tokens. Afterwards one plain and
+one edited pass along the steered text read back how strong the change was (dose) and how far it moved the predictions (KL).
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from saelab.errors import Invalid
+from saelab.interventions import feature_edit
+from saelab.lab import Lab
+from saelab.records import Completion, SteerRequest, SteerToken
+from saelab.subject import Edits, Subject
+
+MAX_TOKENS = 512
+"""Tokens that one request may ask for."""
+
+
+def steer(lab: Lab, request: SteerRequest) -> Completion:
+    """Both texts and how strong the change was. Raises `Invalid` or `NotFound` for a request that cannot be carried out."""
+    *_, last = stream_steer(lab, request)
+    assert isinstance(last, Completion)
+    return last
+
+
+def stream_steer(lab: Lab, request: SteerRequest) -> Iterator[SteerToken | Completion]:
+    """The tokens of both texts as they come, and the completion at the end. The request is checked before the first token."""
+    began = time.monotonic()
+    _check(request)
+    subject, policy = lab.subject, lab.policy
+    chat = [{"role": "user", "content": request.prompt}]
+    prompt = subject.encode(subject.chat_text(chat, reply=True) if request.chat else request.prompt)
+    if policy.prepend_bos and subject.bos_id is not None:
+        prompt = [subject.bos_id, *prompt]
+    if not prompt:
+        raise Invalid("The prompt is empty. Give at least one word to go on from.")
+    special = set(policy.special_ids)
+    counts = [i >= policy.skip_first and token not in special for i, token in enumerate(prompt)]
+    editable = [c and request.edit_prompt for c in counts]
+    edits = {lab.hook: feature_edit(lab.dictionary, request.interventions, lab.max_acts([i.feature for i in request.interventions]))}
+    texts = (_Text(subject, "base"), _Text(subject, "steered"))
+    for step in subject.generate(
+        prompt, [{}, edits], editable=editable, max_tokens=request.max_tokens, temperature=request.temperature, seed=request.seed
+    ):
+        for text, token in zip(texts, step, strict=True):
+            yield from text.add(token)
+    base, steered = texts
+    dose, kl = _read_back(subject, edits, prompt + steered.ids, editable + [t not in special for t in steered.ids], len(prompt))
+    yield Completion(
+        base=base.shown,
+        steered=steered.shown,
+        first_difference=first_difference(base.ids, steered.ids),
+        dose=dose,
+        kl=kl,
+        interventions=request.interventions,
+        hook=lab.hook,
+        num_tokens=len(steered.ids),
+        seconds=round(time.monotonic() - began, 3),
+    )
+
+
+def first_difference(a: Sequence[int], b: Sequence[int]) -> int | None:
+    """Index of the first token that differs, the end of one text included; none where the texts are the same."""
+    if list(a) == list(b):
+        return None
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _check(request: SteerRequest) -> None:
+    if not 1 <= request.max_tokens <= MAX_TOKENS:
+        raise Invalid(f"max_tokens is {request.max_tokens}; it must be from 1 to {MAX_TOKENS}.")
+    if not 0 <= request.temperature <= 5:
+        raise Invalid(f"temperature is {request.temperature}; it must be from 0 to 5.")
+    if not request.interventions:
+        raise Invalid("There is no intervention. Give at least one feature to change; a strength of 0 changes nothing.")
+
+
+class _Text:
+    """One of the two texts as it grows. Bytes of an unfinished character are held back until it is whole."""
+
+    def __init__(self, subject: Subject, name: Literal["base", "steered"]) -> None:
+        self._subject = subject
+        self._name: Literal["base", "steered"] = name
+        self.ids: list[int] = []
+        self.shown = ""
+
+    def add(self, token: int | None) -> Iterator[SteerToken]:
+        if token is None:
+            return
+        self.ids.append(token)
+        whole = self._subject.decode(self.ids)
+        if not whole.endswith("\ufffd"):
+            yield SteerToken(text=self._name, token=whole[len(self.shown) :], id=token)
+            self.shown = whole
+
+
+@torch.inference_mode()
+def _read_back(subject: Subject, edits: Edits, ids: list[int], editable: list[bool], num_prompt: int) -> tuple[float, float]:
+    """Dose (mean relative size of the change) and KL (steered from plain, nats a token) along a text."""
+    tokens: Int[Tensor, "1 pos"] = torch.tensor([ids])
+    mask: Bool[Tensor, "1 pos"] = torch.tensor([editable], device=subject.device)
+    ((hook, edit),) = edits.items()
+    x = subject.activations(tokens, [hook])[hook]
+    size = (edit(x, mask).float() - x.float()).norm(dim=-1) / x.float().norm(dim=-1)
+    dose = float(size[mask].mean()) if mask.any() else 0.0
+    plain, steered = (subject.logits(tokens, e, mask)[0, num_prompt - 1 : -1].float().log_softmax(-1) for e in ({}, edits))
+    kl = (steered.exp() * (steered - plain)).sum(-1)
+    return dose, float(kl.mean().clamp_min(0)) if len(kl) else 0.0

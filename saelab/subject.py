@@ -1,0 +1,311 @@
+"""The subject: the language model under study.
+
+Two ways in. The fast path (`activations`, `logits`, `generate`) is the plain Hugging Face module with forward hooks under TransformerLens
+names, SDPA attention, and an end after the last hook that is needed. The analysis path (`bridge`) is TransformerLens' own
+`TransformerBridge`, which knows every hook point but runs at about half the speed and rewires the module it is given, so it gets a copy.
+A test holds both to the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from saelab.errors import Invalid, unknown
+from saelab.sites import Site, find_sites
+from saelab.values import value
+from saelab.weights import Weights, find_weights
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+Edit = Callable[[Float[Tensor, "window pos d"], Bool[Tensor, "window pos"]], Float[Tensor, "window pos d"]]
+"""A change of activations: takes them with the positions that may be changed, and gives the new ones."""
+Edits = Mapping[str, Edit]
+"""Edits by hook name."""
+
+
+@value
+class SubjectConfig:
+    """Which model to study, and how to run it."""
+
+    model: str = "smollm2-135m-instruct"
+    """A Hugging Face directory, a GGUF file, a hub id, or the name of a bundled model: `smollm2-135m-instruct`, `toy`."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of the weights. `auto` takes bfloat16 where a short measurement finds it at least 1.5 times as fast."""
+    device: str = "auto"
+    """Where it runs: `cpu`, `cuda`, ...; `auto` takes a GPU if there is one."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+
+
+class _Stop(Exception):  # noqa: N818 - a signal, not an error
+    """Ends a forward pass after the last hook that is needed."""
+
+
+class Subject:
+    """A causal language model with its tokenizer.
+
+    Arguments:
+    - `name`: its id, the first part of every feature's identity.
+    - `model`: a Hugging Face causal language model, in evaluation mode.
+    - `tokenizer`: its tokenizer.
+    """
+
+    def __init__(self, name: str, model: Any, tokenizer: Any, source: Weights | None = None) -> None:  # noqa: ANN401 - untyped by transformers
+        self.name = name
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self._source = source
+        self._sites = find_sites(self.model)
+
+    @classmethod
+    def load(cls, config: SubjectConfig) -> Subject:
+        """The model that the config names. Raises `NotFound` or `Invalid` in words that say what was looked for where."""
+        source = find_weights(config.model, config.revision)
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device)
+        dtype = fastest_dtype(device) if config.dtype == "auto" else getattr(torch, config.dtype)
+        return cls(source.name, source.model(dtype).to(device), source.tokenizer(), source)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the weights."""
+        return self.model.dtype
+
+    @property
+    def num_layers(self) -> int:
+        """Number of blocks."""
+        return int(self.model.config.get_text_config().num_hidden_layers)
+
+    @property
+    def max_context(self) -> int:
+        """Tokens that the model can read at most."""
+        return int(self.model.config.get_text_config().max_position_embeddings)
+
+    def hooks(self) -> list[str]:
+        """Names of all hooks of the fast path, in the order of the forward pass."""
+        return list(self._sites)
+
+    def site(self, hook: str) -> Site:
+        """The place in the module that a hook names. Raises `NotFound` with close matches."""
+        if hook not in self._sites:
+            raise unknown(f"hook of {self.name}", hook, self._sites)
+        return self._sites[hook]
+
+    # Tokens
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Ids of all special tokens."""
+        return tuple(sorted(self.tokenizer.all_special_ids))
+
+    @property
+    def bos_id(self) -> int | None:
+        """Id of the beginning-of-sequence token; none where the tokenizer has none."""
+        return self.tokenizer.bos_token_id
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether the tokenizer itself begins a text with the beginning-of-sequence token, as the model was trained."""
+        return self.bos_id is not None and self.tokenizer("a").input_ids[:1] == [self.bos_id]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without any special token added."""
+        return self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+
+    def chat_text(self, messages: Sequence[Mapping[str, str]], reply: bool = False) -> str:
+        """A conversation in the model's chat template, up to where the next reply begins if asked. Raises `Invalid` without a template."""
+        if not self.tokenizer.chat_template:
+            raise Invalid(f"{self.name} has no chat template, so it cannot read conversations. Give plain text.")
+        return self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=reply)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some tokens, without special ones."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    @cached_property
+    def vocabulary(self) -> list[str]:
+        """Every token as text, by id."""
+        size = self.model.get_input_embeddings().weight.shape[0]
+        known = len(self.tokenizer)
+        return self.tokenizer.batch_decode([[i] for i in range(min(size, known))]) + [""] * (size - known)
+
+    def strings(self, ids: Sequence[int]) -> list[str]:
+        """Each token as text."""
+        return [self.vocabulary[i] for i in ids]
+
+    # Activations
+
+    @torch.inference_mode()
+    def activations(self, tokens: Int[Tensor, "window pos"], hooks: Sequence[str]) -> dict[str, Float[Tensor, "window pos d"]]:
+        """Activations at some hooks. The forward pass ends after the last of them.
+
+        Windows of unlike length are padded on the right with any token: a causal model never looks there, so no mask is needed.
+        """
+        got: dict[str, Tensor] = {}
+
+        def keep(hook: str) -> Callable[[Tensor], None]:
+            def read(x: Tensor) -> None:
+                got[hook] = x
+                if len(got) == len(hooks):
+                    raise _Stop
+
+            return read
+
+        with ExitStack() as stack:
+            for hook in hooks:
+                stack.enter_context(self.site(hook).watched(keep(hook)))
+            try:
+                self.model(input_ids=tokens.to(self.device), use_cache=False, logits_to_keep=1)
+            except _Stop:
+                pass
+        return got
+
+    @torch.inference_mode()
+    def logits(
+        self, tokens: Int[Tensor, "window pos"], edits: Edits | None = None, mask: Bool[Tensor, "window pos"] | None = None
+    ) -> Float[Tensor, "window pos vocab"]:
+        """Next-token logits, under edits at the positions of the mask (everywhere without one)."""
+        mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
+        with self._edited(edits or {}, lambda: mask.to(self.device)):
+            return self.model(input_ids=tokens.to(self.device), use_cache=False).logits
+
+    @contextmanager
+    def _edited(self, edits: Edits, mask: Callable[[], Tensor]) -> Iterator[None]:
+        with ExitStack() as stack:
+            for hook, edit in edits.items():
+                stack.enter_context(self.site(hook).changed(lambda x, edit=edit: edit(x, mask())))
+            yield
+
+    @torch.inference_mode()
+    def unembed(self, directions: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch vocab"]:
+        """The logit lens: directions of the residual stream through the final norm and the unembedding."""
+        norm, head = final_norm(self.model), self.model.get_output_embeddings()
+        return head(norm(directions.to(self.device, self.dtype))).float()
+
+    # Generation
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompt: Sequence[int],
+        rows: Sequence[Edits],
+        *,
+        editable: Sequence[bool],
+        max_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Iterator[list[int | None]]:
+        """Continues one prompt in several rows of one batch, each under its own edits.
+
+        Every step gives the next token of each row, none where the row has ended. All rows draw with the same random numbers, so two rows
+        with the same edits write the same text.
+
+        Arguments:
+        - `prompt`: token ids, not empty.
+        - `rows`: the edits of each row; an empty mapping leaves a row alone.
+        - `editable`: which prompt positions may be edited. Generated tokens may, unless they are special.
+        - `temperature`: 0 takes the likeliest token.
+        """
+        if len(prompt) + max_tokens > self.max_context:
+            raise Invalid(
+                f"The prompt has {len(prompt)} tokens; with {max_tokens} new ones that is more than the {self.max_context} that {self.name} can "
+                "read. Shorten the prompt or ask for fewer tokens."
+            )
+        noise = torch.Generator().manual_seed(seed)
+        special, ends = set(self.special_ids), self._end_ids()
+        tokens = torch.tensor([list(prompt)] * len(rows), device=self.device)
+        mask = torch.tensor([list(editable)] * len(rows), device=self.device)
+        ended = [False] * len(rows)
+        cache = None
+        with self._edited(_by_row(rows), lambda: mask):
+            for _ in range(max_tokens):
+                out = self.model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                cache = out.past_key_values
+                picked = _pick(out.logits[:, -1].float(), temperature, noise)
+                ended = [done or token in ends for done, token in zip(ended, picked, strict=True)]
+                if all(ended):
+                    return
+                yield [None if done else token for done, token in zip(ended, picked, strict=True)]
+                tokens = torch.tensor(picked, device=self.device)[:, None]
+                mask = torch.tensor([token not in special for token in picked], device=self.device)[:, None]
+
+    def _end_ids(self) -> set[int]:
+        config = self.model.generation_config
+        ids = config.eos_token_id if config is not None else None
+        found = ids if isinstance(ids, list) else [ids]
+        return {i for i in [*found, self.tokenizer.eos_token_id] if i is not None}
+
+    # The analysis path
+
+    @cached_property
+    def bridge(self) -> TransformerBridge:
+        """TransformerLens' view of the same weights, in float32: every hook point, patching, attribution. Made on first use."""
+        from transformer_lens.model_bridge import TransformerBridge
+
+        if self._source is None:
+            raise Invalid("This subject was made from a module in memory; the bridge needs one loaded with Subject.load.")
+        return TransformerBridge.boot_transformers(
+            str(self._source.path), hf_model=self._source.model(torch.float32), tokenizer=self._source.tokenizer(), device="cpu", dtype=torch.float32
+        )
+
+
+def fastest_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where a matrix product in it is at least 1.5 times as fast as in float32, else float32."""
+    if device.type != "cpu":
+        return torch.bfloat16
+    return torch.bfloat16 if _product_seconds(torch.float32) >= 1.5 * _product_seconds(torch.bfloat16) else torch.float32
+
+
+def _product_seconds(dtype: torch.dtype) -> float:
+    import time
+
+    a, b = torch.ones(512, 768, dtype=dtype), torch.ones(768, 768, dtype=dtype)
+    times: list[float] = []
+    for _ in range(6):
+        begin = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+def final_norm(model: Any) -> nn.Module:  # noqa: ANN401 - untyped by transformers
+    """The normalisation before the unembedding. Raises `Invalid` for a model whose layout is unknown."""
+    base = model.base_model
+    for name in ("norm", "ln_f", "final_layer_norm", "final_layernorm"):
+        for owner in (base, getattr(base, "decoder", None)):
+            if owner is not None and hasattr(owner, name):
+                return getattr(owner, name)
+    raise Invalid(f"The final norm of {type(model).__name__} was not found, so its logit lens cannot be computed.")
+
+
+def _by_row(rows: Sequence[Edits]) -> dict[str, Edit]:
+    """One edit a hook that gives each row to its own edit and leaves the others alone."""
+
+    def edit_of(hook: str) -> Edit:
+        def edit(x: Tensor, mask: Tensor) -> Tensor:
+            parts = [edits[hook](x[i : i + 1], mask[i : i + 1]) if hook in edits else x[i : i + 1] for i, edits in enumerate(rows)]
+            return torch.cat(parts)
+
+        return edit
+
+    return {hook: edit_of(hook) for edits in rows for hook in edits}
+
+
+def _pick(logits: Float[Tensor, "row vocab"], temperature: float, noise: torch.Generator) -> list[int]:
+    """Next tokens. Gumbel noise that all rows share makes equal logits give equal tokens."""
+    if temperature > 0:
+        uniform = torch.rand(logits.shape[-1], generator=noise).clamp_min(1e-20)
+        logits = logits / temperature - (-uniform.log()).log().to(logits.device)
+    return logits.argmax(-1).tolist()

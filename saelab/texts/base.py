@@ -1,0 +1,89 @@
+"""Text sources: a folder of files, a data set of the hub, conversations, the bundled corpus, the toy world.
+
+A source is a value: its fields are its config. It gives documents in a fixed order, so that the same config always gives the same corpus.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypedDict
+
+from saelab.registry import Registry
+from saelab.values import value
+
+PIECE = 2000
+"""Characters of a document that was cut from a long text, about."""
+
+
+@value
+class Document:
+    """One text, the unit that is held out from training."""
+
+    key: str
+    """Unique name, such as `speeches/1861-Lincoln-1/7`; splits are made from its hash."""
+    domain: str
+    """Kind of text, such as `speeches`."""
+    text: str
+    """The text itself."""
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: str
+    """Who speaks: `system`, `user` or `assistant`."""
+    content: str
+    """What is said."""
+
+
+ChatTemplate = Callable[[Sequence[Message]], str]
+"""How a subject writes a conversation, special tokens included."""
+
+
+class TextSource(ABC):
+    """Where documents come from. Subclasses are values (`@value`) registered in `TEXTS`."""
+
+    @abstractmethod
+    def documents(self, template: ChatTemplate | None = None) -> Iterator[Document]:
+        """The documents, always in the same order.
+
+        Arguments:
+        - `template`: the subject's way of writing conversations; only sources of conversations use it.
+        """
+
+
+TEXTS: Registry[TextSource] = Registry("text source", "saelab.texts")
+"""All text sources, by name."""
+
+
+def pieces(paragraphs: Iterable[str], size: int = PIECE, glue: str = "\n\n") -> Iterator[str]:
+    """Cuts a long text at its paragraphs into pieces of about `size` characters.
+
+    A piece ends at the first paragraph end past `size`; a paragraph longer than twice that is itself cut at white space.
+
+    Arguments:
+    - `paragraphs`: the text's paragraphs in order; empty ones are left out.
+    - `size`: characters of a piece, about.
+    - `glue`: what stands between two paragraphs.
+    """
+    gathered: list[str] = []
+    length = 0
+    for paragraph in paragraphs:
+        for part in _parts(paragraph, size):
+            gathered.append(part)
+            length += len(part)
+            if length >= size:
+                yield glue.join(gathered)
+                gathered, length = [], 0
+    if gathered:
+        yield glue.join(gathered)
+
+
+def _parts(paragraph: str, size: int) -> Iterator[str]:
+    begin = 0
+    while len(paragraph) - begin > 2 * size:
+        space = paragraph.find(" ", begin + size, begin + 2 * size)
+        end = space if space >= 0 else begin + size
+        yield paragraph[begin:end]
+        begin = end
+    if paragraph[begin:].strip():
+        yield paragraph[begin:]

@@ -1,0 +1,149 @@
+"""The subject: hooks under TransformerLens names, edits, generation."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen2Config
+
+from saelab.errors import Invalid, NotFound
+from saelab.subject import Subject
+
+WIDTH = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 50, "max_position_embeddings": 64}
+GROUPED = {**WIDTH, "num_key_value_heads": 2}
+CONFIGS = {
+    "llama": LlamaConfig(**GROUPED),
+    "qwen2": Qwen2Config(**GROUPED),
+    "gemma2": Gemma2Config(**GROUPED, head_dim=8),
+    "neox": GPTNeoXConfig(**WIDTH),
+    "gpt2": GPT2Config(n_embd=32, n_layer=3, n_head=4, vocab_size=50, n_positions=64),
+}
+
+
+class Words:
+    """A tokenizer of fifty words, enough for a subject."""
+
+    all_special_ids = (0, 1)
+    bos_token_id = 1
+    eos_token_id = 0
+    chat_template = None
+
+    def __len__(self) -> int:
+        return 50
+
+    def __call__(self, text, add_special_tokens=True, verbose=True):
+        ids = [2 + int(word) for word in text.split()]
+        return type("Encoding", (), {"input_ids": [1, *ids] if add_special_tokens else ids})
+
+    def decode(self, ids, skip_special_tokens=False):
+        return " ".join(str(i - 2) for i in ids if not (skip_special_tokens and i < 2))
+
+    def batch_decode(self, rows):
+        return [self.decode(row) for row in rows]
+
+
+def make_subject(family: str) -> Subject:
+    torch.manual_seed(0)
+    return Subject(family, AutoModelForCausalLM.from_config(CONFIGS[family]), Words())
+
+
+@pytest.fixture(scope="module", params=list(CONFIGS))
+def subject(request) -> Subject:
+    return make_subject(request.param)
+
+
+@pytest.fixture
+def tokens():
+    return torch.randint(2, 50, (3, 10), generator=torch.Generator().manual_seed(0))
+
+
+def test_the_residual_stream_is_the_hidden_states(subject, tokens):
+    states = subject.model(tokens, output_hidden_states=True).hidden_states
+    hooks = [f"blocks.{i}.hook_resid_{place}" for i in range(2) for place in ("pre", "post")]
+    found = subject.activations(tokens, hooks)
+    for i in range(2):
+        torch.testing.assert_close(found[f"blocks.{i}.hook_resid_pre"], states[i])
+        torch.testing.assert_close(found[f"blocks.{i}.hook_resid_post"], states[i + 1])
+
+
+def test_the_parts_of_a_block_add_up(subject, tokens):
+    hooks = [f"blocks.1.{name}" for name in ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")]
+    if subject.name == "gemma2":
+        pytest.skip("Gemma 2 normalises what its attention and MLP write before it adds them")
+    found = subject.activations(tokens, hooks)
+    pre, attention, mlp, post = (found[hook] for hook in hooks)
+    torch.testing.assert_close(pre + attention + mlp, post, atol=1e-5, rtol=1e-5)
+    if subject.name != "neox":
+        middle = subject.activations(tokens, ["blocks.1.hook_resid_mid"])["blocks.1.hook_resid_mid"]
+        torch.testing.assert_close(pre + attention, middle, atol=1e-5, rtol=1e-5)
+
+
+def test_a_forward_pass_ends_after_the_last_hook(subject, tokens):
+    ran = []
+    handles = [block.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, block in enumerate(subject.site(h).module for h in subject.hooks() if h.endswith("resid_post"))]
+    subject.activations(tokens, ["blocks.1.hook_resid_post"])
+    for handle in handles:
+        handle.remove()
+    assert 2 not in ran
+
+
+def test_padding_on_the_right_changes_nothing(subject, tokens):
+    hook = "blocks.1.hook_resid_post"
+    padded = torch.cat([tokens, torch.full((3, 4), 7)], dim=1)
+    torch.testing.assert_close(subject.activations(padded, [hook])[hook][:, :10], subject.activations(tokens, [hook])[hook], atol=1e-5, rtol=1e-5)
+
+
+def test_an_unknown_hook_is_answered_with_close_matches(subject, tokens):
+    with pytest.raises(NotFound, match=r"blocks\.1\.hook_resid_post"):
+        subject.activations(tokens, ["blocks.1.hook_resid_pots"])
+
+
+def test_an_edit_changes_only_where_it_may(subject, tokens):
+    mask = torch.zeros(3, 10, dtype=torch.bool)
+    mask[1, 4:] = True
+    plain = subject.logits(tokens)
+    edited = subject.logits(tokens, {"blocks.1.hook_resid_post": lambda x, m: torch.where(m[..., None], x + 1, x)}, mask)
+    assert torch.equal(plain[0], edited[0])
+    assert torch.equal(plain[1, :4], edited[1, :4])
+    assert not torch.allclose(plain[1, 4], edited[1, 4])
+
+
+def test_rows_without_edits_write_what_generate_writes(subject):
+    prompt = [5, 9, 12, 7]
+    ours = list(subject.generate(prompt, [{}, {}], editable=[True] * 4, max_tokens=8))
+    theirs = subject.model.generate(torch.tensor([prompt]), max_new_tokens=8, do_sample=False, pad_token_id=0)[0, 4:].tolist()
+    theirs = [t for t in theirs if t != 0]
+    assert [row[0] for row in ours] == theirs[: len(ours)]
+    assert all(a == b for a, b in ours)
+
+
+def test_rows_draw_with_the_same_random_numbers(subject):
+    rows = list(subject.generate([5, 9, 12], [{}, {}, {}], editable=[True] * 3, max_tokens=12, temperature=1.5, seed=3))
+    again = list(subject.generate([5, 9, 12], [{}], editable=[True] * 3, max_tokens=12, temperature=1.5, seed=3))
+    assert all(len(set(row)) == 1 for row in rows)
+    assert [row[0] for row in rows] == [row[0] for row in again]
+    assert len({row[0] for row in rows}) > 3
+
+
+def test_an_edit_of_one_row_leaves_the_other_alone(subject):
+    push = {"blocks.1.hook_resid_post": lambda x, m: torch.where(m[..., None], x + 30 * torch.randn(32, generator=torch.Generator().manual_seed(1)), x)}
+    both = list(subject.generate([5, 9, 12], [{}, push], editable=[False, True, True], max_tokens=8))
+    alone = list(subject.generate([5, 9, 12], [{}], editable=[True] * 3, max_tokens=8))
+    assert [row[0] for row in both][: len(alone)] == [row[0] for row in alone][: len(both)]
+    assert any(a != b for a, b in both)
+
+
+def test_a_prompt_that_is_too_long_is_refused(subject):
+    with pytest.raises(Invalid, match="64"):
+        next(subject.generate([5] * 60, [{}], editable=[True] * 60, max_tokens=10))
+
+
+def test_a_subject_without_template_refuses_chat(subject):
+    with pytest.raises(Invalid, match="chat template"):
+        subject.chat_text([{"role": "user", "content": "5 6"}])
+
+
+def test_the_logit_lens_of_the_last_residual_is_the_prediction(subject, tokens):
+    if subject.name == "gemma2":
+        pytest.skip("Gemma 2 caps its logits after the unembedding")
+    hook = "blocks.2.hook_resid_post"
+    lens = subject.unembed(subject.activations(tokens, [hook])[hook])
+    torch.testing.assert_close(lens, subject.logits(tokens), atol=1e-4, rtol=1e-4)

@@ -1,0 +1,50 @@
+/** Numbers, tokens and intervals as a person reads them. */
+
+const GROUPED = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+
+/** A number with three significant digits: `0.178`, `32`, `1,234`, `1.2e-5`; a dash where there is none. */
+export function number(value: number | null | undefined): string {
+  if (value === null || value === undefined) return "–";
+  return (value < 0 ? "−" : "") + magnitude(Math.abs(value));
+}
+
+function magnitude(size: number): string {
+  if (size >= 1000) return GROUPED.format(size);
+  if (size > 0 && size < 1e-3) return size.toExponential(1);
+  return String(Number(size.toPrecision(3)));
+}
+
+/** A whole number with separators: `684,123`. */
+export const count = (value: number) => GROUPED.format(value);
+
+/** A share as a percentage with two significant digits: `0.27 %`. */
+export function percent(share: number): string {
+  if (share === 0) return "0 %";
+  if (share < 1e-6) return "<0.0001 %";
+  return `${Number((share * 100).toPrecision(2))} %`;
+}
+
+/** A number with its sign: `+0.21`, `−0.05`. */
+export function signed(value: number | null | undefined): string {
+  if (value === null || value === undefined) return "–";
+  return `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
+}
+
+/** An interval: `[0.15, 0.27]`; empty where an end is missing. */
+export function interval(low: number | null | undefined, high: number | null | undefined): string {
+  if (low === null || low === undefined || high === null || high === undefined) return "";
+  return `[${number(low)}, ${number(high)}]`;
+}
+
+/** A token standing alone, its whitespace made visible: `·the`, `↵`. */
+export const token = (text: string) => text.replaceAll(" ", "·").replaceAll("\n", "↵").replaceAll("\t", "→") || "∅";
+
+/** A token within running text: spaces stay, line breaks become a sign. */
+export const inline = (text: string) => text.replaceAll("\n", "↵").replaceAll("\t", " ");
+
+/** A time span: `0.8 s`, `42 s`, `3 min 20 s`. */
+export function duration(seconds: number): string {
+  if (seconds < 10) return `${seconds.toFixed(1)} s`;
+  if (seconds < 60) return `${Math.round(seconds)} s`;
+  return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+}

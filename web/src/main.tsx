@@ -1,0 +1,41 @@
+/** Addresses to pages. */
+import { render } from "preact";
+import { LocationProvider, Route, Router } from "preact-iso";
+import { ApiError } from "./api/client";
+import { FeaturePage } from "./pages/feature";
+import { FeaturesPage } from "./pages/features";
+import { RunsPage } from "./pages/runs";
+import { SteerPage } from "./pages/steer";
+import { FailurePage } from "./parts/states";
+import "./style/theme.css";
+import "./style/base.css";
+import "./style/parts.css";
+import "./style/runs.css";
+import "./style/features.css";
+import "./style/feature.css";
+import "./style/steer.css";
+
+const MISSING = new ApiError(404, "No such page", "Pages are /, /model/source, /model/source/index and /model/source/steer.");
+
+const MissingPage = () => <FailurePage error={MISSING} />;
+
+/** The feature page, for addresses that end in a number. */
+function FeatureRoute(props: { model: string; source: string; index: string }) {
+  return /^\d+$/.test(props.index) ? <FeaturePage {...props} /> : <MissingPage />;
+}
+
+function App() {
+  return (
+    <LocationProvider>
+      <Router>
+        <Route path="/" component={RunsPage} />
+        <Route path="/:model/:source" component={FeaturesPage} />
+        <Route path="/:model/:source/steer" component={SteerPage} />
+        <Route path="/:model/:source/:index" component={FeatureRoute} />
+        <Route default component={MissingPage} />
+      </Router>
+    </LocationProvider>
+  );
+}
+
+render(<App />, document.getElementById("app") as HTMLElement);

@@ -1,0 +1,69 @@
+/** How good a dictionary is, beside baselines at the same L0. */
+import type { Estimate, Quality } from "../api/records";
+import * as format from "../format";
+
+interface Line {
+  name: string;
+  hint: string;
+  own: Estimate;
+  controls?: Record<string, number>;
+  show?: (value: number) => string;
+}
+
+function lines(quality: Quality): Line[] {
+  return [
+    { name: "FVU", hint: "Fraction of variance unexplained", own: quality.fvu, controls: quality.controls },
+    { name: "CE increase, nats", hint: "Next-token loss with the reconstruction spliced in, minus without", own: quality.ce_increase, controls: quality.control_ce_increase },
+    { name: "CE recovered", hint: "Against replacing every activation by the mean", own: quality.ce_recovered },
+    { name: "KL recovered", hint: "Against replacing every activation by the mean", own: quality.kl_recovered },
+    { name: "L0", hint: "Active features a token", own: quality.l0 },
+    { name: "Dead", hint: "Share of features that never fired", own: quality.dead, show: format.percent },
+    { name: "Dense", hint: "Share of features that fire on more than a tenth of the tokens", own: quality.dense, show: format.percent },
+  ];
+}
+
+export function QualityTable({ quality, name }: { quality: Quality; name: string }) {
+  const controls = [...new Set([...Object.keys(quality.controls), ...Object.keys(quality.control_ce_increase)])].sort();
+  return (
+    <table class="quality" data-testid="quality">
+      <caption>Held-out quality; baselines at the same L0</caption>
+      <thead>
+        <tr>
+          <th scope="col" />
+          <th scope="col" class="num">
+            {name}
+          </th>
+          {controls.map((control) => (
+            <th key={control} scope="col" class="num">
+              {control}
+            </th>
+          ))}
+        </tr>
+      </thead>
+      <tbody>
+        {lines(quality).map((line) => (
+          <QualityRow key={line.name} line={line} controls={controls} />
+        ))}
+      </tbody>
+    </table>
+  );
+}
+
+function QualityRow({ line: { name, hint, own, controls: values, show = format.number }, controls }: { line: Line; controls: string[] }) {
+  return (
+    <tr>
+      <th scope="row" title={hint}>
+        {name}
+      </th>
+      <td class="num" title={`n = ${format.count(own.n)} ${format.interval(own.low, own.high)}`}>
+        <b>{show(own.value)}</b>
+        {own.low !== null && own.high !== null && <small> ±{format.number((own.high - own.low) / 2)}</small>}
+      </td>
+      {controls.map((control) => (
+        <td key={control} class="num">
+          {values?.[control] === undefined ? "" : show(values[control])}
+        </td>
+      ))}
+    </tr>
+  );
+}
