@@ -68,9 +68,7 @@ def test_sources_are_listed_and_found(client):
     assert ok(client.get(BASE)) == source
 
 
-@pytest.mark.parametrize(
-    "rest", ["", "/log", "/features", "/features/1", "/features/1/neighbours", "/figures/training"]
-)
+@pytest.mark.parametrize("rest", ["", "/log", "/features", "/features/1", "/features/1/neighbours", "/figures/training"])
 def test_an_unknown_model_or_source_is_refused_with_close_matches(client, rest):
     refused(client.get(f"/api/v1/models/toi/sources/{SOURCE}{rest}"), 404, "'toi'", "toy")
     refused(client.get(f"/api/v1/models/{MODEL}/sources/1-res-topp{rest}"), 404, "'1-res-topp'", SOURCE)
