@@ -65,7 +65,9 @@ class PlantedDictionary(Dictionary):
     def __init__(self) -> None:
         super().__init__()
         self.d_in, self.d_sae = 4, D_SAE
-        self.register_buffer("rows", torch.nn.functional.normalize(torch.randn(D_SAE, 4, generator=torch.Generator().manual_seed(0)), dim=-1))
+        self.register_buffer(
+            "rows", torch.nn.functional.normalize(torch.randn(D_SAE, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
+        )
 
     def encode(self, x):
         token, before, noise, window = x.unbind(-1)
