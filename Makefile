@@ -55,7 +55,7 @@ lint: setup $(NODE_MODULES) ## Style, format, types, import layers; changes noth
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/lint-imports
-	@$(BIN)/pyright
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(NPM) run --silent check
 
 fmt: setup ## Format the Python code and mend what can be mended

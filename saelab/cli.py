@@ -284,7 +284,7 @@ COMMANDS: dict[str, type[Command]] = {
 """The library's commands; the server adds `serve`."""
 
 
-def run_command(commands: Mapping[str, type[Command]], args: Sequence[str] | None = None) -> None:
+def main(commands: Mapping[str, type[Command]], args: Sequence[str] | None = None) -> None:
     """Runs the command that the arguments name. A user's error ends it with one paragraph and exit code 1."""
     try:
         command = tyro.extras.subcommand_cli_from_dict(dict(commands), prog="saelab", args=args, description="From text to features to steered text.")

@@ -17,7 +17,7 @@ from saelab.scorers.rule_detection import RuleDetection
 from saelab.subject import SubjectConfig
 from saelab.texts.base import TextSource
 from saelab.texts.bundled import Bundled
-from saelab.texts.toy import Toy
+from saelab.texts.toy import ToyTexts
 from saelab.training import TrainConfig
 
 
@@ -62,7 +62,7 @@ def toy() -> Recipe:
     hook = "blocks.1.hook_resid_post"
     return Recipe(
         read=stages.ReadConfig(subject=SubjectConfig(model="toy"), context=32),
-        texts=Toy(),
+        texts=ToyTexts(),
         capture=CaptureConfig(hooks=(hook,)),
         train=stages.TrainStage(hook=hook, source="1-res-topk", train=TrainConfig(steps=600, batch_size=512, lr=1e-3)),
         sae=TopK.Config(d_sae=256, k=8),

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saelab.activations.shuffle import sample_rows
-from saelab.baselines.pca import Pca
+from saelab.activations.shuffle import first_rows
+from saelab.baselines.pca import PCA
 from saelab.baselines.random import Random
 from saelab.dictionary import Dictionary
 from saelab.errors import Invalid
@@ -45,13 +45,13 @@ class EvaluateConfig:
 
 def evaluate(lab: Lab, config: EvaluateConfig) -> Quality:
     """The quality of the lab's dictionary beside its controls."""
-    sample = sample_rows(lab.store, config.fit_rows, config.seed).float()
+    sample = first_rows(lab.store, config.fit_rows, config.seed)
     mean = sample.mean(0)
     fvu, l0 = _reconstruction(lab, lab.dictionary, mean, config.seed)
     k = max(1, min(round(l0.value), lab.dictionary.d_in))
     controls: dict[str, Dictionary] = {
         "random": Random.fit(sample, d_sae=lab.dictionary.d_sae, k=k, seed=config.seed),
-        "pca": Pca.fit(sample, k=k),
+        "pca": PCA.fit(sample, k=k),
     }
     edits: dict[str, Edits] = {
         "clean": {},

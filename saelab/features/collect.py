@@ -230,7 +230,9 @@ def forget(folder: Path) -> None:
 
 def _add(state: Collected, dictionary: Dictionary, batch: Chunk) -> None:
     if batch.x.shape[-1] != dictionary.d_in:
-        raise Invalid(f"The activations have width {batch.x.shape[-1]}, but the dictionary reads width {dictionary.d_in}. Give both one hook.")
+        raise Invalid(
+            f"The activations have width {batch.x.shape[-1]}, but the dictionary reads width {dictionary.d_in}. Give both one hook."
+        )
     directions = dictionary.directions
     rows = max(256, _ENCODE_ELEMENTS // dictionary.d_sae)
     indices: list[np.ndarray] = []

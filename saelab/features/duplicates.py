@@ -20,8 +20,8 @@ def shingles(tokens: Int[np.ndarray, "window pos"]) -> tuple[Int[np.ndarray, " n
         hashes = (hashes ^ (ids[:, offset : offset + hashes.shape[1]] + 2).astype(np.uint64)) * _FACTOR
         hashes ^= hashes >> np.uint64(29)
     real = ids >= 0
-    full = np.lib.stride_tricks.sliding_window_view(real, span, axis=1).all(-1)
-    short = ~full.any(1) & real.any(1)
+    full: Bool[np.ndarray, "window place"] = np.lib.stride_tricks.sliding_window_view(real, span, axis=1).min(-1)
+    short = ~full.max(1) & real.max(1)
     full[short, real[short].argmax(1).clip(max=hashes.shape[1] - 1)] = True
     window, place = np.nonzero(full)
     return hashes[window, place], window

@@ -75,7 +75,9 @@ def logit_lens(
     - `seed`: seed of the random directions.
     """
     plain = directions.detach()
-    parts = [_read(chunk, unembed, k) for chunk in track(plain.split(rows), stage="logit lens", total=len(plain), unit="features", size=rows)]
+    parts = [
+        _read(chunk, unembed, k) for chunk in track(plain.split(rows), stage="logit lens", total=len(plain), unit="features", size=rows)
+    ]
     generator = torch.Generator().manual_seed(seed)
     random = torch.randn(num_random, plain.shape[-1], generator=generator).to(plain)
     random = random / random.norm(dim=-1, keepdim=True) * plain.norm(dim=-1).mean()

@@ -106,14 +106,14 @@ class NegativeFinder:
         return np.concatenate([np.zeros(0, np.int64), *(self._posting_member[begin[form] : begin[form + 1]] for form in forms)])
 
     def _alike(self, free: Bool[np.ndarray, " pool"], bags: Int[np.ndarray, "window pos"], wanted: int) -> Int[np.ndarray, " some"]:
-        """The members with the largest summed rarity of words in common with the windows, each word weighted by how many of them have it."""
+        """The members with the most words in common with the windows; a word weighs by its rarity and by how many windows have it."""
         rows, columns = np.nonzero(bags >= 0)
-        forms, counts = np.unique(np.unique(bags[rows, columns].astype(np.int64) * len(bags) + rows) // max(1, len(bags)), return_counts=True)
+        pairs = np.unique(bags[rows, columns].astype(np.int64) * len(bags) + rows)
+        forms, counts = np.unique(pairs // max(1, len(bags)), return_counts=True)
         weight = counts * self._rarity[forms]
         best = np.argsort(-weight, kind="stable")[:_QUERY_WORDS]
-        overlap = np.zeros(len(free))
-        for form, value in zip(forms[best], weight[best], strict=True):
-            overlap[self._posting_member[self._posting_begin[form] : self._posting_begin[form + 1]]] += value
+        sizes = self._posting_begin[forms[best] + 1] - self._posting_begin[forms[best]]
+        overlap = np.bincount(self._with(forms[best]), np.repeat(weight[best], sizes), minlength=len(free))
         overlap[~free] = 0
         order = np.argsort(-overlap, kind="stable")[:wanted]
         return order[overlap[order] > 0]

@@ -27,7 +27,7 @@ def bands(
     kept: dict[str, KeptSegments],
     active: Int[np.ndarray, " split"],
     segments: Callable[[Sequence[int]], SegmentTexts],
-    strings: Sequence[str],
+    strings: tuple[str, ...],
     before: int,
 ) -> tuple[ExampleBand, ...]:
     """The strongest segments, the most negative ones (signed codes), and quantile bands of the uniform samples.
@@ -72,7 +72,7 @@ def _quantiles(kept: KeptSegments, weight: Float[np.ndarray, " n"]) -> list[_Ban
     return found
 
 
-def _record(band: _Band, texts: SegmentTexts, strings: Sequence[str], before: int) -> ExampleBand:
+def _record(band: _Band, texts: SegmentTexts, strings: tuple[str, ...], before: int) -> ExampleBand:
     peaks = band.kept.peak[band.rows]
     return ExampleBand(
         name=band.name,
@@ -83,9 +83,7 @@ def _record(band: _Band, texts: SegmentTexts, strings: Sequence[str], before: in
     )
 
 
-def _example(
-    texts: SegmentTexts, segment: int, values: Float[np.ndarray, " length"], strings: Sequence[str], before: int
-) -> Example:
+def _example(texts: SegmentTexts, segment: int, values: Float[np.ndarray, " length"], strings: tuple[str, ...], before: int) -> Example:
     row = int(np.searchsorted(texts.segment, segment))
     columns = np.flatnonzero(texts.tokens[row] >= 0)
     own = np.abs(np.where(np.arange(len(values)) >= before, values, 0))
@@ -95,7 +93,7 @@ def _example(
         domain=texts.domain[row],
         split=SPLITS[int(texts.split[row])],
         position=int(texts.position[row]) + first,
-        tokens=tuple(strings[token] for token in texts.tokens[row, columns].tolist()),
+        tokens=tuple([strings[token] for token in texts.tokens[row, columns].tolist()]),
         values=tuple(values[columns].tolist()),
         peak=int(own.argmax()) - first,
     )

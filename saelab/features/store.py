@@ -211,9 +211,16 @@ class FeatureStore:
             ).all()
         return np.array(found, np.int64).reshape(self.d_sae, -1 if found else 0)
 
+    def promoted(self) -> Int[np.ndarray, "d_sae k"]:
+        """Tokens that each feature's direction raises most; without columns where the logit lens was not computed."""
+        with self._engine.connect() as connection:
+            found = connection.scalars(select(tables.logits.c.top).order_by(tables.logits.c.feature)).all()
+        return np.frombuffer(b"".join(found), np.int32).reshape(self.d_sae, -1 if found else 0)
+
     def column(self, name: str) -> np.ndarray:
-        """One number of every feature, such as `density`, by index; NaN where it is missing."""
-        query = select(tables.features.c[name]).order_by(tables.features.c.index)
+        """One number of every feature, such as `density` or `kurtosis`, by index; NaN where it is missing."""
+        table, key = (tables.details, "feature") if name in tables.details.c else (tables.features, "index")
+        query = select(table.c[name]).order_by(table.c[key])
         with self._engine.connect() as connection:
             return np.array(connection.scalars(query).all(), np.float64)
 

@@ -76,7 +76,8 @@ examples = Table(
     Column("peaks", LargeBinary, nullable=False),
     Column("levels", LargeBinary, nullable=False),
 )
-"""Kept segments of a feature: kind top, bottom, explain, select or score; ids (int64), peaks (float32), activations in 1/127 of the peak."""
+"""Kept segments of a feature by kind (top, bottom, explain, select, score): ids (int64), peaks (float32), activations in 1/127 of the
+peak (int8)."""
 
 segments = Table(
     "segments",
@@ -90,7 +91,8 @@ segments = Table(
     Column("tokens", LargeBinary, nullable=False),
     Column("counted", LargeBinary, nullable=False),
 )
-"""Text of the segments: place in the document and in the window of the first column, token ids (int32, -1 none), which ones count (a byte)."""
+"""Text of the segments: place of the first column in the document and in the window, token ids (int32, -1 none), which ones count
+(a byte each)."""
 
 tokens = Table("tokens", metadata, Column("id", Integer, primary_key=True), Column("text", Text, nullable=False))
 """The subject's vocabulary as text."""

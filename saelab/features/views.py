@@ -105,6 +105,8 @@ class Views:
     def __init__(self, store: FeatureStore, seed: int = 0) -> None:
         self.store = store
         self.vocabulary = Vocabulary(store.strings)
+        self._promoted, self._kurtosis = store.promoted(), store.column("kurtosis")
+        self._kurtosis_null = float(store.facts["kurtosis_null"] or np.inf)
         self._segments = store.segments()
         self._clean = ~leaked(self._segments.tokens, self._segments.split, before=store.before)
         pool = Pool(store.array("pool.segments", np.int64))
@@ -120,19 +122,17 @@ class Views:
     def explain(self, index: int) -> ExplainView:
         """What a labeller may know of a feature. Raises `NotFound` if there is no such feature."""
         kept = self.store.examples(index)
-        record = self.store.record(index)
         positives = self._positives("explain", [kept[name] for name in ("explain", "top", "bottom") if name in kept])
         chosen = self._positives("select", [kept["select"]] if "select" in kept else [])
-        top, *_ = self.store.logits(index)
         return ExplainView(
             feature=index,
             positives=positives,
             negatives=self._silent(index, positives)[0],
             select_positives=chosen,
             select_negatives=self._silent(index, chosen)[0],
-            promoted=tuple(self.vocabulary.strings[token] for token in top.tolist()),
-            kurtosis=record["kurtosis"] or 0.0,
-            kurtosis_null=self.store.facts["kurtosis_null"] or float("inf"),
+            promoted=tuple(self.vocabulary.strings[token] for token in self._promoted[index].tolist()),
+            kurtosis=float(self._kurtosis[index]),
+            kurtosis_null=self._kurtosis_null,
         )
 
     def score(self, index: int) -> ScoreView:

@@ -139,10 +139,12 @@ class Texts:
         """The number of each token's folded form, -1 for padding."""
         return self.vocabulary.folded[self.ids]
 
+    @cached_property
     def before(self) -> Int[np.ndarray, "text pos"]:
         """The folded form before each token, -1 where there is none."""
         return np.pad(self.folded[:, :-1], ((0, 0), (1, 0)), constant_values=NOTHING)
 
+    @cached_property
     def after(self) -> Int[np.ndarray, "text pos"]:
         """The folded form after each token, -1 where there is none."""
         return np.pad(self.folded[:, 1:], ((0, 0), (0, 1)), constant_values=NOTHING)

@@ -70,7 +70,9 @@ def _release(path: Path) -> None:
             with closing(connect(path, timeout=5)) as old:
                 old.execute("PRAGMA journal_mode = DELETE")
         except OperationalError:
-            raise Conflict(f"{path} is in use by another process. Stop the server or the command that works with it, and try again.") from None
+            raise Conflict(
+                f"{path} is in use by another process. Stop the server or the command that works with it, and try again."
+            ) from None
 
 
 class _Writer:
@@ -163,6 +165,7 @@ class _Writer:
         for feature in track(range(collected.d_sae), stage="write", total=collected.d_sae, unit="features"):
             peaks, previous = self._peak_counts(feature)
             top = [self.strings[token] for token, _ in peaks[:TOP_TOKENS]]
+            dead = bool(statistics.count[feature] == 0)
             row = {
                 "index": feature,
                 "count": int(statistics.count[feature]),
@@ -170,10 +173,10 @@ class _Writer:
                 "max": float(statistics.max[feature]),
                 "min": float(statistics.min[feature]),
                 "mean": float(mean[feature]),
-                "dead": bool(statistics.count[feature] == 0),
+                "dead": dead,
                 "top_tokens": json.dumps(top, ensure_ascii=False),
             }
-            rows.append({**row, "tags": json.dumps(_tags(row["dead"], row["density"], peaks, self.strings))})
+            rows.append({**row, "tags": json.dumps(_tags(dead, float(density[feature]), peaks, self.strings))})
             words.append({"rowid": feature, "tokens": " ".join(top)})
             extra.append({"feature": feature, **self._detail(feature, peaks, previous)})
             if len(rows) == _ROWS or feature == collected.d_sae - 1:

@@ -20,10 +20,10 @@ def candidates(positives: Windows, negatives: Windows) -> list[Rule]:
     peak = positives.peak
     at = texts.folded[row, peak]
     found: list[Rule] = []
-    for kind, numbers in ((TokenIs, at), (PreviousIs, texts.before()[row, peak]), (NextIs, texts.after()[row, peak])):
+    for kind, numbers in ((TokenIs, at), (PreviousIs, texts.before[row, peak]), (NextIs, texts.after[row, peak])):
         words = _common(texts, numbers)
         found += [kind(any_of=tuple(words[:size])) for size in _SET_SIZES if size == 1 or len(words) > size // 2][: max(0, len(words))]
-    found += _bigrams(texts, texts.before()[row, peak], at)
+    found += _bigrams(texts, texts.before[row, peak], at)
     ids = texts.ids[row, peak]
     found += [ShapeIs(shape=name) for name in SHAPES if texts.vocabulary.shape(name)[ids].mean() > _COMMON]  # pyright: ignore[reportArgumentType]
     found += _affixes(texts, ids)
@@ -58,9 +58,8 @@ def _affixes(texts: Texts, ids: Int[np.ndarray, " window"]) -> list[Rule]:
         for length in lengths:
             numbers = tables(length)[ids]
             known, counts = np.unique(numbers[numbers >= 0], return_counts=True)
-            for number in known[counts > 2 * _COMMON * len(ids)].tolist():
-                if len(np.unique(distinct[numbers == number])) > 1:
-                    found.append(Affix(place=place, letters=affix_letters(number)))  # pyright: ignore[reportArgumentType]
+            shared = [n for n in known[counts > 2 * _COMMON * len(ids)].tolist() if len(np.unique(distinct[numbers == n])) > 1]
+            found += [Affix(place=place, letters=affix_letters(number)) for number in shared]  # pyright: ignore[reportArgumentType]
     return found
 
 

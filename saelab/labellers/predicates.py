@@ -67,7 +67,7 @@ class PreviousIs(Rule):
 
     def mask(self, texts: Texts) -> Bool[np.ndarray, "text pos"]:
         """At which tokens it fires."""
-        return _among(texts.before(), texts.vocabulary.numbers(self.any_of)) & (texts.ids >= 0)
+        return _among(texts.before, texts.vocabulary.numbers(self.any_of)) & (texts.ids >= 0)
 
     def words(self) -> str:
         """The predicate in plain English."""
@@ -85,7 +85,7 @@ class NextIs(Rule):
 
     def mask(self, texts: Texts) -> Bool[np.ndarray, "text pos"]:
         """At which tokens it fires."""
-        return _among(texts.after(), texts.vocabulary.numbers(self.any_of)) & (texts.ids >= 0)
+        return _among(texts.after, texts.vocabulary.numbers(self.any_of)) & (texts.ids >= 0)
 
     def words(self) -> str:
         """The predicate in plain English."""
@@ -106,7 +106,7 @@ class Bigram(Rule):
     def mask(self, texts: Texts) -> Bool[np.ndarray, "text pos"]:
         """At which tokens it fires."""
         numbers = texts.vocabulary.numbers
-        return _among(texts.before(), numbers((self.first,))) & _among(texts.folded, numbers((self.second,)))
+        return _among(texts.before, numbers((self.first,))) & _among(texts.folded, numbers((self.second,)))
 
     def words(self) -> str:
         """The predicate in plain English."""
@@ -292,8 +292,9 @@ def _among(numbers: Int[np.ndarray, "text pos"], wanted: Int[np.ndarray, " some"
 
 
 def _quoted(words: Sequence[str]) -> str:
-    return ", ".join(f"“{_visible(word)}”" for word in words)
+    return ", ".join(map(shown, words))
 
 
-def _visible(word: str) -> str:
-    return word.replace("\n", "⏎").replace("\t", "⇥")
+def shown(token: str) -> str:
+    """A token in quotation marks, its line breaks and tabs visible."""
+    return "“" + token.replace("\n", "⏎").replace("\t", "⇥") + "”"

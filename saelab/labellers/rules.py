@@ -5,6 +5,7 @@ price for each clause (a short rule that says nearly as much is the better label
 says so. The second clause, what the feature promotes, is given only where the logit lens is more peaked than that of random directions.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -16,12 +17,13 @@ from saelab.features.views import ExplainView, Windows
 from saelab.features.vocabulary import fold
 from saelab.labellers.base import LABELLERS, Labeller
 from saelab.labellers.candidates import candidates
-from saelab.labellers.predicates import AllOf, AnyOf, Rule, write
+from saelab.labellers.predicates import AllOf, AnyOf, Rule, shown, write
 from saelab.records import Label
-from saelab.scorers.metrics import average_precision
+from saelab.scorers.metrics import average_precisions
 from saelab.values import to_json, value
 
 _TOP_TOKENS = 5
+_Masks = tuple[Bool[np.ndarray, "positive pos"], Bool[np.ndarray, "negative pos"]]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class _Tried:
     """A predicate, where it fires on the explain windows (positives, then negatives), and what that is worth."""
 
     rule: Rule
-    masks: tuple[Bool[np.ndarray, "positive pos"], Bool[np.ndarray, "negative pos"]]
+    masks: _Masks
     worth: float
 
 
@@ -59,7 +61,7 @@ class Rules(Labeller):
         rule, precision = self._chosen(view, ranked)
         output = self._output(view)
         if precision < self.threshold:
-            tops = ", ".join(f"“{token}”" for token in _top_tokens(view.positives))
+            tops = ", ".join(shown(token) for token in _top_tokens(view.positives))
             return self._made(f"no simple rule found; strongest on {tops}", "", output, None)
         return self._made(rule.words(), rule.words(), output, rule)
 
@@ -76,61 +78,55 @@ class Rules(Labeller):
 
     def _fitted(self, view: ExplainView) -> list[_Tried]:
         """The best predicates on the explain windows: single ones, then greedily joined with the best of the others."""
-        tried = self._best([self._try(view, rule) for rule in candidates(view.positives, view.negatives)])
+        single = candidates(view.positives, view.negatives)
+        tried = self._best(view, [], [(rule, (rule.mask(view.positives.texts), rule.mask(view.negatives.texts))) for rule in single])
         for _ in range(self.max_clauses - 1):
-            joined = [
-                self._join(view, kind, one, other)
-                for one, other in combinations(tried[: self.kept // 2 + 1], 2)
-                if one.rule.clauses() + other.rule.clauses() <= self.max_clauses
-                for kind in (AllOf, AnyOf)
-            ]
-            tried = self._best([*tried, *joined])
+            known = {item.rule for item in tried}
+            joined: dict[Rule, _Masks] = {}
+            for one, other in combinations(tried[: self.kept // 2 + 1], 2):
+                if one.rule.clauses() + other.rule.clauses() <= self.max_clauses:
+                    joined |= {rule: masks for rule, masks in _joins(one, other) if rule not in known}
+            tried = self._best(view, tried, list(joined.items()))
         return tried
 
-    def _best(self, tried: list[_Tried]) -> list[_Tried]:
-        unique = {item.rule: item for item in tried}
-        return sorted(unique.values(), key=lambda item: (-item.worth, item.rule.clauses(), item.rule.words()))[: self.kept]
-
-    def _try(self, view: ExplainView, rule: Rule) -> _Tried:
-        masks = (rule.mask(view.positives.texts), rule.mask(view.negatives.texts))
-        return _Tried(rule, masks, self._worth(view, rule, masks))
-
-    def _join(self, view: ExplainView, kind: type[AllOf] | type[AnyOf], one: _Tried, other: _Tried) -> _Tried:
-        parts = tuple(part for item in (one, other) for part in (item.rule.parts if isinstance(item.rule, kind) else (item.rule,)))
-        rule = kind(parts=parts)  # pyright: ignore[reportArgumentType]
-        join = np.logical_and if kind is AllOf else np.logical_or
-        masks = (join(one.masks[0], other.masks[0]), join(one.masks[1], other.masks[1]))
-        return _Tried(rule, masks, self._worth(view, rule, masks))
-
-    def _worth(self, view: ExplainView, rule: Rule, masks: tuple[Bool[np.ndarray, "p pos"], Bool[np.ndarray, "n pos"]]) -> float:
-        strength = _strengths(masks, view.positives, view.negatives)
-        return average_precision(*strength) - self.price * rule.clauses()
+    def _best(self, view: ExplainView, tried: list[_Tried], more: list[tuple[Rule, _Masks]]) -> list[_Tried]:
+        if more:
+            up = np.array([(masks[0] & view.positives.counted).sum(1) for _, masks in more])
+            down = np.array([(masks[1] & view.negatives.counted).sum(1) for _, masks in more])
+            worth = average_precisions(up, down).tolist()
+            tried = tried + [
+                _Tried(rule, masks, found - self.price * rule.clauses()) for (rule, masks), found in zip(more, worth, strict=True)
+            ]
+        return sorted(tried, key=lambda item: (-item.worth, item.rule.clauses(), item.rule.words()))[: self.kept]
 
     def _chosen(self, view: ExplainView, ranked: list[_Tried]) -> tuple[Rule, float]:
         """The predicate that does best on the select windows (on the explain windows where too few select windows fire)."""
         if len(view.select_positives) < self.min_windows or not len(view.select_negatives):
             return ranked[0].rule, ranked[0].worth + self.price * ranked[0].rule.clauses()
-        positives, negatives = view.select_positives, view.select_negatives
-        found: list[tuple[float, Rule]] = []
-        for item in ranked:
-            masks = (item.rule.mask(positives.texts), item.rule.mask(negatives.texts))
-            found.append((average_precision(*_strengths(masks, positives, negatives)), item.rule))
-        precision, rule = max(found, key=lambda pair: pair[0] - self.price * pair[1].clauses())
-        return rule, precision
+        up, down = ([_strength(item.rule, part) for item in ranked] for part in (view.select_positives, view.select_negatives))
+        found = average_precisions(np.array(up), np.array(down))
+        best = int(np.argmax(found - self.price * np.array([item.rule.clauses() for item in ranked])))
+        return ranked[best].rule, float(found[best])
 
     def _output(self, view: ExplainView) -> str:
         if not view.promoted or view.kurtosis <= view.kurtosis_null:
             return ""
         different = {fold(token): token for token in reversed(view.promoted)}
         tokens = [token for token in view.promoted if different[fold(token)] == token][: self.promoted]
-        return "promotes " + ", ".join(f"“{token}”" for token in tokens)
+        return "promotes " + ", ".join(shown(token) for token in tokens)
 
 
-def _strengths(
-    masks: tuple[Bool[np.ndarray, "p pos"], Bool[np.ndarray, "n pos"]], positives: Windows, negatives: Windows
-) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " n"]]:
+def _joins(one: _Tried, other: _Tried) -> Iterator[tuple[Rule, _Masks]]:
+    """The two predicates as one: both, and either. Predicates of the same kind are joined into one list."""
+    for kind, join in ((AllOf, np.logical_and), (AnyOf, np.logical_or)):
+        parts = tuple(part for item in (one, other) for part in (item.rule.parts if isinstance(item.rule, kind) else (item.rule,)))
+        masks = (join(one.masks[0], other.masks[0]), join(one.masks[1], other.masks[1]))
+        yield kind(parts=parts), masks  # pyright: ignore[reportArgumentType]
+
+
+def _strength(rule: Rule, windows: Windows) -> Int[np.ndarray, " window"]:
     """At how many of its counted tokens a predicate fires in each window."""
-    return (masks[0] & positives.counted).sum(1), (masks[1] & negatives.counted).sum(1)
+    return (rule.mask(windows.texts) & windows.counted).sum(1)
 
 
 def _top_tokens(windows: Windows) -> list[str]:

@@ -4,26 +4,36 @@ import numpy as np
 from jaxtyping import Float, Int
 
 
-def wins(positives: Float[np.ndarray, "*b p"], negatives: Float[np.ndarray, "*b n"]) -> Float[np.ndarray, "*b p n"]:
+def wins(positives: Float[np.ndarray, "b p"], negatives: Float[np.ndarray, "b n"]) -> Float[np.ndarray, "b p n"]:
     """1 where a positive is above a negative, 0.5 where they tie, 0 below."""
     difference = positives[..., :, None] - negatives[..., None, :]
     return (np.sign(difference) + 1) / 2
 
 
-def auroc(won: Float[np.ndarray, "*b p n"], weight_p: Float[np.ndarray, "r p"], weight_n: Float[np.ndarray, "r n"]) -> Float[np.ndarray, "r *b"]:
-    """Area under the ROC curve (Mann and Whitney 1947) for each of some weightings of the windows; NaN where one side weighs nothing."""
+def auroc(
+    won: Float[np.ndarray, "b p n"], weight_p: Float[np.ndarray, "r p"], weight_n: Float[np.ndarray, "r n"]
+) -> Float[np.ndarray, "r b"]:
+    """Area under the ROC curve (Mann and Whitney 1947) of each of some rankings, for each of some weightings of the windows.
+
+    NaN where one side weighs nothing.
+    """
+    rankings, p, n = won.shape
+    partial = (weight_p @ won.transpose(1, 0, 2).reshape(p, rankings * n)).reshape(-1, rankings, n)
     total = weight_p.sum(-1) * weight_n.sum(-1)
-    area = np.einsum("rp,...pn,rn->r...", weight_p, won, weight_n, optimize=True)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return area / total.reshape(-1, *([1] * (area.ndim - 1)))
+        return (np.matmul(partial, weight_n[:, :, None])[..., 0] / total[:, None]).round(9)
 
 
-def average_precision(positives: Int[np.ndarray, " p"] | Float[np.ndarray, " p"], negatives: Int[np.ndarray, " n"] | Float[np.ndarray, " n"]) -> float:
-    """Sum over thresholds of precision times gain in recall; windows with equal numbers enter together. As if half were positive."""
-    levels = np.unique(np.concatenate([positives, negatives]))[::-1]
-    recall = (positives[None, :] >= levels[:, None]).mean(1)
-    alarms = (negatives[None, :] >= levels[:, None]).mean(1)
-    return float((recall / np.maximum(recall + alarms, 1e-12) * np.diff(recall, prepend=0.0)).sum())
+def average_precisions(positives: Int[np.ndarray, "b p"], negatives: Int[np.ndarray, "b n"]) -> Float[np.ndarray, " b"]:
+    """Average precision of each of some rankings by small whole numbers, as if half of the windows were positive.
+
+    Sum over thresholds of precision times gain in recall; windows with equal numbers enter together.
+    """
+    levels = np.arange(max(int(positives.max(initial=0)), int(negatives.max(initial=0))), -1, -1)
+    recall = (positives[:, None, :] >= levels[:, None]).mean(-1)
+    alarms = (negatives[:, None, :] >= levels[:, None]).mean(-1)
+    precision = recall / np.maximum(recall + alarms, 1e-12)
+    return (precision * np.diff(recall, axis=-1, prepend=0.0)).sum(-1)
 
 
 def document_weights(documents: Int[np.ndarray, " window"], draws: int, random: np.random.Generator) -> Float[np.ndarray, "draws window"]:

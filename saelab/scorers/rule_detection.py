@@ -1,22 +1,22 @@
 """How well a label's rule tells, on held-out documents, the windows in which the feature fires from those in which it is silent.
 
-The number of tokens at which the rule fires ranks the windows. Negatives are of four kinds, each as heavy as the others whatever its size, so
-that the headline is the mean over kinds. Intervals are bootstraps over documents. The null is the same score with the rules of other features of
-like density on the same windows; the lift is the score minus their mean, drawn together with it.
+The number of tokens at which the rule fires ranks the windows. Negatives are of four kinds, each as heavy as the others whatever its size,
+so that the headline is the mean over kinds. Intervals are bootstraps over documents. The null is the same score with the rules of other
+features of like density on the same windows; the lift is the score minus their mean, drawn together with it.
 """
 
 from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from saelab.errors import Unscored
 from saelab.features.views import ScoreView, Windows
 from saelab.labellers.predicates import Rule, parse
 from saelab.records import Label, Score
 from saelab.scorers.base import SCORERS, Scorer
-from saelab.scorers.metrics import auroc, average_precision, document_weights, interval, wins
+from saelab.scorers.metrics import auroc, average_precisions, document_weights, interval, wins
 from saelab.values import to_json, value
 
 
@@ -48,19 +48,20 @@ class RuleDetection(Scorer):
         others = nulls if len(nulls) >= self.min_nulls else []
         rules = [_rule(item.predicate) for item in (label, *others)]
         up, down = _strengths(rules, view.positives), _strengths(rules, view.negatives)
-        won = wins(up, down)
-        weight = _kind_weights(view.kinds)
-        random = np.random.default_rng((self.seed, view.feature))
+        drawn = self._draws(view)
+        won, split = wins(up, down), len(view.positives)
+        headline = self._headline(auroc(won, drawn[:, :split], drawn[:, split:] * _kind_weights(view.kinds)), view)
+        return (headline, *self._others(up[:1], down[:1], view), *self._by_kind(won[:1], drawn, view))
+
+    def _draws(self, view: ScoreView) -> Float[np.ndarray, "draw window"]:
+        """How often each window (positives, then negatives) is taken: once each, then as in the bootstrap draws of documents."""
         documents = np.concatenate([view.positives.document, view.negatives.document])
-        drawn = np.concatenate([np.ones((1, len(documents))), document_weights(documents, self.draws, random)])
-        split = len(view.positives)
-        areas = auroc(won, drawn[:, :split], drawn[:, split:] * weight)
-        headline = self._headline(areas, view)
-        return (headline, *self._others(up[0], down[0], view), *self._by_kind(won[0], drawn, view))
+        drawn = document_weights(documents, self.draws, np.random.default_rng((self.seed, view.feature)))
+        return np.concatenate([np.ones((1, len(documents))), drawn])
 
     def _score(self, metric: str, number: float, view: ScoreView, **more: object) -> Score:
         few = len(view.positives) < self.enough or len(view.negatives) < self.enough or len(np.unique(view.positives.document)) < 2
-        facts = {"n": len(view.positives) + len(view.negatives), "insufficient": few, "seed": self.seed, "made_by": to_json(self), **more}
+        facts = {"n": len(view.positives) + len(view.negatives), "insufficient": few, "seed": self.seed, "made_by": _config(self), **more}
         return Score(scorer="rule_detection", metric=metric, value=number, **facts)  # pyright: ignore[reportArgumentType]
 
     def _headline(self, areas: Float[np.ndarray, "draw rule"], view: ScoreView) -> Score:
@@ -82,19 +83,19 @@ class RuleDetection(Scorer):
             lift_high=lift_high,
         )
 
-    def _others(self, up: Float[np.ndarray, " p"], down: Float[np.ndarray, " n"], view: ScoreView) -> tuple[Score, Score]:
+    def _others(self, up: Int[np.ndarray, "1 p"], down: Int[np.ndarray, "1 n"], view: ScoreView) -> tuple[Score, Score]:
         balanced = ((up > 0).mean() + (down == 0).mean()) / 2
         return (
-            self._score("average_precision", average_precision(up, down), view),
+            self._score("average_precision", float(average_precisions(up, down)[0]), view),
             self._score("balanced_accuracy", float(balanced), view),
         )
 
-    def _by_kind(self, won: Float[np.ndarray, "p n"], drawn: Float[np.ndarray, "draw window"], view: ScoreView) -> list[Score]:
+    def _by_kind(self, won: Float[np.ndarray, "1 p n"], drawn: Float[np.ndarray, "draw window"], view: ScoreView) -> list[Score]:
         split, kinds = len(view.positives), np.array(view.kinds)
         found: list[Score] = []
         for kind in sorted(set(view.kinds)):
             own = kinds == kind
-            areas = auroc(won[:, own], drawn[:, :split], drawn[:, split:][:, own])
+            areas = auroc(won[:, :, own], drawn[:, :split], drawn[:, split:][:, own])[:, 0]
             low, high = interval(areas[1:])
             found.append(self._score(f"auroc:{kind}", float(areas[0]), view, low=low, high=high, n=split + int(own.sum())))
         return found
@@ -105,9 +106,14 @@ def _rule(predicate: str) -> Rule:
     return parse(predicate)
 
 
-def _strengths(rules: Sequence[Rule], windows: Windows) -> Float[np.ndarray, "rule window"]:
+@lru_cache(maxsize=16)
+def _config(scorer: RuleDetection) -> str:
+    return to_json(scorer)
+
+
+def _strengths(rules: Sequence[Rule], windows: Windows) -> Int[np.ndarray, "rule window"]:
     """At how many counted tokens each rule fires in each window."""
-    return np.array([(rule.mask(windows.texts) & windows.counted).sum(1) for rule in rules], np.float64)
+    return np.array([(rule.mask(windows.texts) & windows.counted).sum(1) for rule in rules])
 
 
 def _kind_weights(kinds: Sequence[str]) -> Float[np.ndarray, " n"]:

@@ -1,9 +1,9 @@
 """The command `saelab`: the library's commands, and `serve`."""
 
-from saelab.cli import COMMANDS, run_command
+from saelab import cli
 from saelab_server.serve import Serve
 
 
 def main() -> None:
     """Runs the command that the command line names."""
-    run_command({**COMMANDS, "serve": Serve})
+    cli.main({**cli.COMMANDS, "serve": Serve})

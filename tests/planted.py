@@ -1,0 +1,133 @@
+"""A world where it is known what every feature fires on: a corpus of made-up text, and a dictionary that reads the tokens themselves."""
+
+import numpy as np
+import torch
+
+from saelab.activations.base import Chunk
+from saelab.corpus import Corpus, DocumentInfo, TokenPolicy
+from saelab.dictionary import Codes, Dictionary
+from saelab.features.collect import CollectConfig, Collected, collect
+from saelab.features.geometry import LogitLens, Neighbours
+from saelab.features.store import FeatureStore
+from saelab.features.write import write_features
+
+LAW = (" court", "Court", " judge", " appeal", " lawyer", " trial")
+NUMBERS = tuple(f" {n}" for n in range(1900, 1920))
+ENDING = (" running", " walking", " eating", " singing", " reading")
+SPECIAL = (" of", ",", ".", "\n", " good", " bad")
+FILLER = tuple(f" w{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(300))
+STRINGS = (*SPECIAL, *LAW, *NUMBERS, *ENDING, *FILLER)
+CONTEXT = 64
+
+COURT, YEARS, AFTER_OF, ENDINGS, DEAD, NOISE, SIGNED, DENSE, TOPIC, MEMORY = range(10)
+FIRST_FILLER = 10
+D_SAE = 40
+
+
+class PlantedCorpus(Corpus):
+    """Windows of made-up text. Every fifth document is about law."""
+
+    def __init__(self, num_documents: int = 300, seed: int = 0) -> None:
+        random = np.random.default_rng(seed)
+        self.policy = TokenPolicy(context=CONTEXT)
+        weights = 1 / (np.arange(len(STRINGS)) + 8.0)
+        weights[len(SPECIAL) : len(SPECIAL) + len(LAW)] = 0.0005
+        law = weights.copy()
+        law[len(SPECIAL) : len(SPECIAL) + len(LAW)] = 0.08
+        self._documents = []
+        for number in range(num_documents):
+            p = law if number % 5 == 0 else weights
+            self._documents.append(random.choice(len(STRINGS), int(random.integers(40, 400)), p=p / p.sum()))
+        lengths = [len(tokens) for tokens in self._documents]
+        windows = [(d, s, min(CONTEXT, n - s)) for d, n in enumerate(lengths) for s in range(0, n, CONTEXT)]
+        self.window_document, self.window_start, self.window_length = (np.array([row[i] for row in windows]) for i in range(3))
+        self.window_held_out = self.window_document % 10 == 9
+        self.num_tokens, self.num_documents = sum(lengths), num_documents
+
+    def document(self, number: int) -> DocumentInfo:
+        split = ("explain", "score", "explain", "select", "score", "explain", "score")[number // 5 % 7]
+        domain = "law" if number % 5 == 0 else "other"
+        return DocumentInfo(key=str(number), domain=domain, split=split, held_out=number % 10 == 9)
+
+    def window_tokens(self, number: int) -> np.ndarray:
+        start = self.window_start[number]
+        return self._documents[self.window_document[number]][start : start + self.window_length[number]]
+
+    def counts(self, number: int) -> np.ndarray:
+        return np.arange(self.window_length[number]) >= 1
+
+
+class PlantedDictionary(Dictionary):
+    """Reads activations that are (token, token before, noise, window) and fires as planted."""
+
+    architecture = "planted"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.d_in, self.d_sae = 4, D_SAE
+        self.register_buffer("rows", torch.nn.functional.normalize(torch.randn(D_SAE, 4, generator=torch.Generator().manual_seed(0)), dim=-1))
+
+    def encode(self, x):
+        token, before, noise, window = x.unbind(-1)
+        z = torch.zeros(len(x), D_SAE)
+        among = lambda words: torch.isin(token, torch.tensor([STRINGS.index(word) for word in words]).float())  # noqa: E731
+        z[:, COURT] = among((" court", "Court")) * (1 + noise)
+        z[:, YEARS] = among(NUMBERS) * (2 + noise)
+        z[:, AFTER_OF] = (before == STRINGS.index(" of")) * (1 + noise)
+        z[:, ENDINGS] = among(ENDING) * (1 + 3 * noise)
+        z[:, NOISE] = (noise < 0.01) * (0.5 + 50 * noise)
+        z[:, SIGNED] = among((" good",)) * (1 + noise) - among((" bad",)) * (2 + noise)
+        z[:, DENSE] = (noise < 0.3) * (0.1 + noise)
+        z[:, TOPIC] = (torch.tensor(DOCUMENT_IS_LAW)[window.long()]) * (noise > 0.7) * noise
+        z[:, MEMORY] = (window % 7 == 3) * (noise > 0.9) * noise
+        for feature in range(FIRST_FILLER, D_SAE):
+            z[:, feature] = among((FILLER[feature * 3 % len(FILLER)], FILLER[feature * 3 + 1])) * (1 + noise)
+        return Codes.from_dense(z)
+
+    def decode(self, codes):
+        return codes.dense() @ self.rows
+
+    @property
+    def directions(self):
+        return self.rows
+
+
+CORPUS = PlantedCorpus()
+DOCUMENT_IS_LAW = [bool(document % 5 == 0) for document in CORPUS.window_document]
+
+
+def chunks(windows=None, corpus: PlantedCorpus = CORPUS, size: int = 40) -> list[Chunk]:
+    """Activations of some windows, `size` windows a chunk."""
+    numbers = list(range(len(corpus.window_length))) if windows is None else list(windows)
+    made = []
+    for begin in range(0, len(numbers), size):
+        rows, window, position = [], [], []
+        for number in numbers[begin : begin + size]:
+            tokens = corpus.window_tokens(number)
+            noise = np.random.default_rng(number).random(len(tokens))
+            facts = np.stack([tokens[1:], tokens[:-1], noise[1:], np.full(len(tokens) - 1, number)], 1)
+            rows.append(facts)
+            window += [number] * (len(tokens) - 1)
+            position += range(1, len(tokens))
+        made.append(Chunk(x=torch.tensor(np.concatenate(rows)).float(), window=torch.tensor(window), position=torch.tensor(position)))
+    return made
+
+
+CONFIG = CollectConfig(top=8, explain=20, select=8, score=20, width=16, before=8, pool=600, batch=2000, checkpoint=5000)
+
+
+def collected(config: CollectConfig = CONFIG) -> Collected:
+    """Everything collected of the planted dictionary."""
+    return collect(PlantedDictionary(), chunks(), CORPUS, config)
+
+
+def store(path, config: CollectConfig = CONFIG) -> FeatureStore:
+    """A feature store of the planted dictionary. Feature i's neighbours are i+1 and i+2; feature 0 promotes its first tokens."""
+    numbers = np.arange(D_SAE)
+    near = Neighbours(index=np.stack([(numbers + 1) % D_SAE, (numbers + 2) % D_SAE], 1), cosine=np.full((D_SAE, 2), 0.5, np.float32))
+    tokens = np.tile(np.arange(6, dtype=np.int32), (D_SAE, 1))
+    values = np.tile(np.arange(6, 0, -1).astype(np.float32), (D_SAE, 1))
+    kurtosis = np.where(numbers == COURT, 50.0, 0.0)
+    lens = LogitLens(top=tokens, top_values=values, bottom=tokens, bottom_values=-values, kurtosis=kurtosis, kurtosis_null=5.0)
+    write_features(path, "toy", "planted", collected(config), STRINGS, near, lens)
+    return FeatureStore(path)
