@@ -46,5 +46,7 @@ class Settings:
     """Tokens that one request may generate (SAELAB_MAX_TOKENS)."""
     max_labs: int = field(default_factory=lambda: _number("MAX_LABS", int, "4"))
     """Dictionaries held open with their models; the least recently used goes first (SAELAB_MAX_LABS)."""
+    max_stores: int = field(default_factory=lambda: _number("MAX_STORES", int, "64"))
+    """Feature databases held open (SAELAB_MAX_STORES)."""
     wait_seconds: float = field(default_factory=lambda: _number("WAIT_SECONDS", float, "60"))
     """How long a request waits for its turn on a model that is busy (SAELAB_WAIT_SECONDS)."""

@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from saelab.lab import Lab, activations_on
-from saelab.steering import check_request, steer, stream_steer
-
 from saelab.records import Completion, SteerRequest, SteerToken, TokenActivations
 from saelab.run import Run
+from saelab.steering import check_request, steer, stream_steer
 
 
 class LabWork:

@@ -91,7 +91,7 @@ def test_a_dictionary_in_training_has_a_log_but_no_features(client, runs):
     source = ok(client.get(young))
     assert (source["d_sae"], source["stages"]) == (None, [])
     assert [row["step"] for row in ok(client.get(f"{young}/log?after=1"))] == [2, 3]
-    refused(client.get(f"{young}/features/0"), 404, "training")
+    refused(client.get(f"{young}/features/0"), 404, "saelab collect")
     refused(client.post(f"{young}/steer", json=STEER), 404, "training")
     refused(client.post(f"{young}/activations", json={"text": "a"}), 404, "training")
 

@@ -14,6 +14,13 @@ from saelab.errors import Conflict, Invalid, NotFound
 from saelab_server.serve import serve
 from saelab_server.settings import Settings
 
+SERVE = """
+import pathlib, sys
+from saelab_server.serve import Serve
+from saelab_server.settings import Settings
+Serve(config=Settings(runs=pathlib.Path(sys.argv[1]), port=0))()
+"""
+
 
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(NotFound, match="saelab make demo"):
@@ -26,7 +33,7 @@ def test_a_run_in_place_of_the_folder_is_refused_with_the_right_command(runs):
 
 
 def test_a_port_in_use_is_refused_with_a_way_out(runs):
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(Conflict, match="in use.*--port"):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(Conflict, match=r"in use.*--port"):
         serve(Settings(runs=runs, port=taken.getsockname()[1]))
 
 
@@ -57,9 +64,8 @@ def test_a_variable_that_is_no_number_is_refused_by_name(monkeypatch):
 
 
 def test_the_service_prints_its_address_answers_and_ends_on_interrupt(runs):
-    code = "import sys; from pathlib import Path; from saelab_server.serve import serve, Settings; serve(Settings(runs=Path(sys.argv[1]), port=0))"
     environ = {**os.environ, "PYTHONPATH": ":".join(sys.path), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen([sys.executable, "-c", code, str(runs)], stdout=subprocess.PIPE, text=True, env=environ) as process:
+    with subprocess.Popen([sys.executable, "-c", SERVE, str(runs)], stdout=subprocess.PIPE, text=True, env=environ) as process:
         try:
             line = process.stdout.readline()
             port = int(re.search(r"http://127\.0\.0\.1:(\d+)", line).group(1))
@@ -71,4 +77,4 @@ def test_the_service_prints_its_address_answers_and_ends_on_interrupt(runs):
             assert answer.endswith(b'{"status":"ok"}')
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(20)
+            assert process.wait(20) == 0

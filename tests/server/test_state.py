@@ -73,7 +73,7 @@ def test_threads_take_turns(state):
     inside, worst = [], []
 
     def work():
-        with State.turn(state, "one"):
+        with state.turn("one"):
             inside.append(1)
             worst.append(len(inside))
             inside.pop()
