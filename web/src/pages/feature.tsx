@@ -58,12 +58,12 @@ function FeatureView({ place, feature }: { place: Place; feature: Feature }) {
         <div class="column">
           <Firing feature={feature} marker={reached.value} />
           <Logits feature={feature} />
+          <Neighbours place={place} neighbours={feature.neighbours} />
         </div>
-        <div class="column wide">
+        <div class="column">
           <OwnText place={place} feature={feature} reached={reached} />
           <Examples bands={feature.bands} max={feature.max} />
         </div>
-        <Neighbours place={place} neighbours={feature.neighbours} />
       </div>
     </Shell>
   );
