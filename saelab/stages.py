@@ -73,7 +73,7 @@ def read(run: Run, config: ReadConfig, texts: TextSource) -> None:
         special_ids=subject.special_ids,
     )
     corpus = read_corpus(texts, subject.encode, policy, run.corpus, config.max_tokens, subject.chat_text)
-    run.finish("read", described, {**corpus.facts(), "model": subject.name, "dtype": str(subject.dtype).removeprefix("torch.")}, began)
+    run.finish("read", described, {**corpus.facts, "model": subject.name, "dtype": str(subject.dtype).removeprefix("torch.")}, began)
 
 
 def capture(run: Run, config: CaptureConfig) -> None:
