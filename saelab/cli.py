@@ -48,7 +48,10 @@ def _union(parts: Mapping[str, type]) -> Any:  # noqa: ANN401 - a type made at r
 
 
 if TYPE_CHECKING:
-    Texts, Sae, Labels, Scores = TextSource, Any, Labeller, Scorer
+    Texts = TextSource
+    Sae = Any
+    Labels = Labeller
+    Scores = Scorer
 else:
     Texts, Labels, Scores = _choice(TEXTS, "texts"), _choice(LABELLERS, "labeller"), _choice(SCORERS, "scorer")
     Sae = _union({f"sae:{name}": kind.Config for name in DICTIONARIES if issubclass(kind := DICTIONARIES[name], Trainable)})

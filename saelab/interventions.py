@@ -1,8 +1,8 @@
 """Interventions: changes of features during a forward pass, written as differences.
 
-Each op gives the change `c` of one feature's activation; the activation becomes `x + sum(c_i * d_i)` over the features' directions `d`. What
-the dictionary cannot explain stays as it is, a change of nothing leaves `x` bit for bit, and the features are all read from the unedited
-activation, so their order does not matter (Templeton et al. 2024, "Scaling Monosemanticity", for clamping with the error kept).
+Each op gives the change `c` of one feature's activation; the activation becomes `x + sum(c_i * d_i)` over the features' directions `d`.
+What the dictionary cannot explain stays as it is, a change of nothing leaves `x` bit for bit, and the features are all read from the
+unedited activation, so their order does not matter (Templeton et al. 2024, "Scaling Monosemanticity", for clamping with the error kept).
 """
 
 from collections.abc import Callable, Mapping, Sequence

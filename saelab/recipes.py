@@ -1,7 +1,7 @@
 """Recipes: a config for every stage. A recipe is a function; a variation calls one and replaces a field."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from saelab import stages
@@ -35,13 +35,13 @@ class Recipe:
     """Training."""
     sae: Any
     """The `Config` of the dictionary."""
-    evaluate: EvaluateConfig = EvaluateConfig()
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """Quality."""
-    collect: CollectConfig = CollectConfig()
+    collect: CollectConfig = field(default_factory=CollectConfig)
     """Features."""
-    labeller: Labeller = Rules()
+    labeller: Labeller = field(default_factory=Rules)
     """Who labels."""
-    scorer: Scorer = RuleDetection()
+    scorer: Scorer = field(default_factory=RuleDetection)
     """Who scores the labels."""
 
 
@@ -66,7 +66,6 @@ def toy() -> Recipe:
         capture=CaptureConfig(hooks=(hook,)),
         train=stages.TrainStage(hook=hook, source="1-res-topk", train=TrainConfig(steps=600, batch_size=512, lr=1e-3)),
         sae=TopK.Config(d_sae=256, k=8),
-        evaluate=EvaluateConfig(windows=64),
     )
 
 

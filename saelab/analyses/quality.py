@@ -1,8 +1,8 @@
 """Quality of a dictionary, on documents that it was never trained on.
 
 - FVU = sum |x - x^|^2 / sum |x - mean|^2, sums in float64: 1 for predicting the mean, unchanged when x is scaled.
-- CE: next-token loss with the reconstruction spliced in at the hook. Predictions from the first position are left out, and positions that do
-  not count pass through untouched. CE recovered is against replacing activations by their mean; the increase in nats says more.
+- CE: next-token loss with the reconstruction spliced in at the hook. Predictions from the first position are left out, and positions that
+  do not count pass through untouched. CE recovered is against replacing activations by their mean; the increase in nats says more.
 - Controls: random directions and principal components at the same number of active features, on the same tokens.
 """
 

@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -64,10 +65,8 @@ def bench_capture(lab: Lab) -> dict[str, float]:
         handle = model.model.layers[layer].register_forward_hook(hook)
         with torch.inference_mode():
             for batch in tokens.split(16):
-                try:
+                with suppress(Stop):
                     model(input_ids=batch, use_cache=False)
-                except Stop:
-                    pass
         handle.remove()
         return tokens.numel()
 
