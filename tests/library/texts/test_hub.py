@@ -42,7 +42,7 @@ def test_local_folders_of_all_forms_are_read(saved: Path, folder: str):
 
 
 def test_a_data_set_of_the_hub_offline_is_told_with_what_to_do_instead():
-    with pytest.raises(NotFound, match="cannot be reached.*HF_HUB_OFFLINE.*bundled corpus"):
+    with pytest.raises(NotFound, match=r"cannot be reached.*HF_HUB_OFFLINE.*bundled corpus"):
         next(Hub(name="roneneldan/TinyStories").documents())
 
 
