@@ -202,7 +202,7 @@ def test_an_impossible_k_is_refused(k):
 
 
 def test_an_impossible_target_is_refused():
-    with pytest.raises(Invalid, match="target_l0 is 0.0; it must lie between 0"):
+    with pytest.raises(Invalid, match=r"target_l0 is 0\.0; it must lie between 0"):
         JumpReLU(D_IN, JumpReLU.Config(d_sae=NUM_FEATURES, target_l0=0.0))
 
 

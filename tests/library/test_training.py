@@ -237,7 +237,7 @@ def test_batches_that_end_early_are_refused(tmp_path):
 
 
 def test_batches_of_another_width_are_refused():
-    with pytest.raises(Invalid, match="A batch has shape .* the dictionary reads rows of 24 values"):
+    with pytest.raises(Invalid, match=r"A batch has shape \[64, 23\]; the dictionary reads rows of 24 values"):
         Trainer(TopK.sized(D_IN, NUM_FEATURES, L0), config()).fit(lambda start: iter([torch.zeros(64, 23)]))
 
 
@@ -249,13 +249,9 @@ def test_no_batches_at_all_are_refused():
 def test_a_training_that_diverges_says_so():
     x, _ = planted(STEPS * 64, seed=1)
     x[7 * 64] = torch.inf
+    trainer = Trainer(TopK.sized(D_IN, NUM_FEATURES, L0), config())
     with pytest.raises(Invalid, match="Training diverged before step 8: the loss is not finite"):
-        trainer = Trainer(TopK.sized(D_IN, NUM_FEATURES, L0), config())
-        trainer.initialise(x[:64])
-        for step, batch in enumerate(x.split(64), 1):
-            trainer.step(batch)
-            if step % 4 == 0:
-                trainer.row()
+        trainer.fit(lambda start: iter(x.split(64)[start:]))
 
 
 @pytest.mark.parametrize(
