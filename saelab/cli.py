@@ -48,7 +48,10 @@ def _union(parts: Mapping[str, type]) -> Any:  # noqa: ANN401 - a type made at r
 
 
 if TYPE_CHECKING:
-    Texts, Sae, Labels, Scores = TextSource, Any, Labeller, Scorer
+    Texts = TextSource
+    Sae = Any
+    Labels = Labeller
+    Scores = Scorer
 else:
     Texts, Labels, Scores = _choice(TEXTS, "texts"), _choice(LABELLERS, "labeller"), _choice(SCORERS, "scorer")
     Sae = _union({f"sae:{name}": kind.Config for name in DICTIONARIES if issubclass(kind := DICTIONARIES[name], Trainable)})
@@ -232,7 +235,9 @@ class Steer:
         """Does it."""
         strengths = self.strength * len(self.feature) if len(self.strength) == 1 else self.strength
         if len(strengths) != len(self.feature):
-            raise Invalid(f"There are {len(self.feature)} features and {len(strengths)} strengths. Give one strength, or one for each feature.")
+            raise Invalid(
+                f"There are {len(self.feature)} features and {len(strengths)} strengths. Give one strength, or one for each feature."
+            )
         changes = [
             Intervention(feature=feature, op=self.op, strength=strength, unit=self.unit)
             for feature, strength in zip(self.feature, strengths, strict=True)
@@ -284,10 +289,12 @@ COMMANDS: dict[str, type[Command]] = {
 """The library's commands; the server adds `serve`."""
 
 
-def run_command(commands: Mapping[str, type[Command]], args: Sequence[str] | None = None) -> None:
+def main(commands: Mapping[str, type[Command]], args: Sequence[str] | None = None) -> None:
     """Runs the command that the arguments name. A user's error ends it with one paragraph and exit code 1."""
     try:
-        command = tyro.extras.subcommand_cli_from_dict(dict(commands), prog="saelab", args=args, description="From text to features to steered text.")
+        command = tyro.extras.subcommand_cli_from_dict(
+            dict(commands), prog="saelab", args=args, description="From text to features to steered text."
+        )
         with shown():
             command()
     except SaelabError as error:

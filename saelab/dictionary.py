@@ -148,8 +148,10 @@ class Losses:
 class Trainable(Dictionary):
     """Abstract: a dictionary that learns by gradient descent. It is made by `cls(d_in, config)`."""
 
+    Config: ClassVar[type[Any]]
+    """The value class of its settings."""
     config: Any
-    """The architecture's own `Config`."""
+    """Its settings, a `Config`."""
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
     """Adam's decay rates that suit the architecture."""
 

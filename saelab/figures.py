@@ -5,6 +5,7 @@ that JSON. Backgrounds are transparent and text is a mid grey, so that one figur
 and Ito, chosen to be told apart by colour-blind readers (https://jfly.uni-koeln.de/color/).
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -59,17 +60,19 @@ def densities(shares: Sequence[float]) -> go.Figure:
 
 
 def histogram(counts: Histogram) -> go.Figure:
-    """A feature's activations where it fires: active tokens by strength, in raw units."""
+    """A feature's activations where it fires: active tokens by strength, in raw units. Bins are drawn equally wide, as they are chosen."""
     figure = _figure("Activations", "activation", "tokens")
-    lows, highs = counts.edges[:-1], counts.edges[1:]
+    ends = [f"{edge:.3g}" for edge in counts.edges]
     figure.add_bar(
-        x=list(lows),
+        x=[number + 0.5 for number in range(len(counts.counts))],
         y=list(counts.counts),
-        width=[high - low for low, high in zip(lows, highs, strict=True)],
-        offset=0,
+        width=1,
         marker={"color": BLUE},
-        hovertemplate="from %{x:.3g}: %{y} tokens<extra></extra>",
+        customdata=[f"{low} to {high}" for low, high in itertools.pairwise(ends)],
+        hovertemplate="%{customdata}: %{y} tokens<extra></extra>",
     )
+    every = max(1, len(ends) // 8)
+    figure.update_xaxes(tickvals=list(range(0, len(ends), every)), ticktext=ends[::every])
     return figure
 
 
@@ -93,10 +96,10 @@ def quality(report: Quality) -> go.Figure:
             yaxis=f"y{number}",
             showlegend=False,
         )
-    axis = {"gridcolor": _GRID, "rangemode": "tozero"}
+    axis = {"gridcolor": _GRID, "rangemode": "tozero", "zeroline": False}
     figure.update_layout(
-        xaxis={"domain": [0.0, 0.46]},
-        xaxis2={"domain": [0.54, 1.0], "anchor": "y2"},
+        xaxis={"domain": [0.0, 0.44]},
+        xaxis2={"domain": [0.56, 1.0], "anchor": "y2"},
         yaxis={"title": {"text": panels[0][0]}, **axis},
         yaxis2={"title": {"text": panels[1][0]}, "anchor": "x2", **axis},
     )
@@ -112,14 +115,14 @@ def _figure(title: str, x: str, y: str) -> go.Figure:
     axis = {"gridcolor": _GRID, "zeroline": False, "automargin": True}
     return go.Figure(
         layout={
-            "title": {"text": title, "font": {"size": 15}},
+            "title": {"text": title, "font": {"size": 15}, "x": 0, "xref": "paper", "xanchor": "left"},
             "xaxis": {"title": {"text": x}, **axis},
             "yaxis": {"title": {"text": y}, **axis},
             "font": {"color": GREY, "family": "system-ui, sans-serif", "size": 12},
             "paper_bgcolor": "rgba(0, 0, 0, 0)",
             "plot_bgcolor": "rgba(0, 0, 0, 0)",
-            "margin": {"l": 60, "r": 20, "t": 48, "b": 48},
-            "legend": {"orientation": "h", "y": -0.2},
+            "margin": {"l": 60, "r": 20, "t": 64, "b": 48},
+            "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
             "template": "none",
         }
     )

@@ -1,8 +1,8 @@
 """Interventions: changes of features during a forward pass, written as differences.
 
-Each op gives the change `c` of one feature's activation; the activation becomes `x + sum(c_i * d_i)` over the features' directions `d`. What
-the dictionary cannot explain stays as it is, a change of nothing leaves `x` bit for bit, and the features are all read from the unedited
-activation, so their order does not matter (Templeton et al. 2024, "Scaling Monosemanticity", for clamping with the error kept).
+Each op gives the change `c` of one feature's activation; the activation becomes `x + sum(c_i * d_i)` over the features' directions `d`.
+What the dictionary cannot explain stays as it is, a change of nothing leaves `x` bit for bit, and the features are all read from the
+unedited activation, so their order does not matter (Templeton et al. 2024, "Scaling Monosemanticity", for clamping with the error kept).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -55,7 +55,9 @@ def _raw_strength(dictionary: Dictionary, item: Intervention, max_acts: Mapping[
     if item.op in {"scale", "ablate"} or item.unit == "raw":
         return item.strength
     if not max_acts.get(item.feature):
-        raise Invalid(f"Feature {item.feature} never fired on the corpus, so it has no largest activation. Give the strength with unit `raw`.")
+        raise Invalid(
+            f"Feature {item.feature} never fired on the corpus, so it has no largest activation. Give the strength with unit `raw`."
+        )
     return item.strength * max_acts[item.feature]
 
 

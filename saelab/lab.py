@@ -82,7 +82,7 @@ class Lab:
     def store(self) -> ActivationStore:
         """The captured activations of the dictionary's hook."""
         self.run.need("capture")
-        return DiskStore.open(self.run.activations(self.hook))
+        return DiskStore(self.run.activations(self.hook))
 
     @cached_property
     def features(self) -> FeatureStore:

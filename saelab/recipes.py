@@ -1,7 +1,7 @@
 """Recipes: a config for every stage. A recipe is a function; a variation calls one and replaces a field."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from saelab import stages
@@ -17,7 +17,7 @@ from saelab.scorers.rule_detection import RuleDetection
 from saelab.subject import SubjectConfig
 from saelab.texts.base import TextSource
 from saelab.texts.bundled import Bundled
-from saelab.texts.toy import Toy
+from saelab.texts.toy import ToyTexts
 from saelab.training import TrainConfig
 
 
@@ -35,13 +35,13 @@ class Recipe:
     """Training."""
     sae: Any
     """The `Config` of the dictionary."""
-    evaluate: EvaluateConfig = EvaluateConfig()
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """Quality."""
-    collect: CollectConfig = CollectConfig()
+    collect: CollectConfig = field(default_factory=CollectConfig)
     """Features."""
-    labeller: Labeller = Rules()
+    labeller: Labeller = field(default_factory=Rules)
     """Who labels."""
-    scorer: Scorer = RuleDetection()
+    scorer: Scorer = field(default_factory=RuleDetection)
     """Who scores the labels."""
 
 
@@ -62,11 +62,10 @@ def toy() -> Recipe:
     hook = "blocks.1.hook_resid_post"
     return Recipe(
         read=stages.ReadConfig(subject=SubjectConfig(model="toy"), context=32),
-        texts=Toy(),
+        texts=ToyTexts(),
         capture=CaptureConfig(hooks=(hook,)),
         train=stages.TrainStage(hook=hook, source="1-res-topk", train=TrainConfig(steps=600, batch_size=512, lr=1e-3)),
         sae=TopK.Config(d_sae=256, k=8),
-        evaluate=EvaluateConfig(windows=64),
     )
 
 

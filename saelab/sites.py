@@ -18,7 +18,11 @@ _ATTENTION = ("self_attn", "attn", "attention")
 _ATTENTION_OUT = ("o_proj", "c_proj", "dense", "out_proj")
 _MLP = ("mlp", "feed_forward")
 _MLP_OUT = ("down_proj", "c_proj", "dense_4h_to_h", "fc2")
-_MIDDLE = ("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2")  # Gemma's comes first: it has the second name for something else
+_MIDDLE = (
+    "pre_feedforward_layernorm",
+    "post_attention_layernorm",
+    "ln_2",
+)  # Gemma 2 has the second name for something else
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,10 @@ def _input_hook(change: Callable[[Tensor], Tensor]) -> Callable[..., object]:
 
 
 def find_sites(model: Any) -> Mapping[str, Site]:  # noqa: ANN401 - untyped by transformers
-    """Every hook of a causal language model, by TransformerLens name, in the order of the forward pass. Raises `Invalid` for an unknown layout."""
+    """Every hook of a causal language model, by TransformerLens name, in the order of the forward pass.
+
+    Raises `Invalid` for a decoder family whose layout is unknown.
+    """
     base = model.base_model
     owner = getattr(base, "decoder", base)
     blocks = _child(owner, _BLOCKS)

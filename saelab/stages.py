@@ -11,7 +11,7 @@ from typing import Any
 from saelab.activations.capture import CaptureConfig
 from saelab.activations.capture import capture as capture_activations
 from saelab.activations.disk import DiskStore
-from saelab.activations.shuffle import batches
+from saelab.activations.shuffle import batches, steps_of
 from saelab.analyses.quality import EvaluateConfig
 from saelab.analyses.quality import evaluate as measure_quality
 from saelab.corpus import Corpus, TokenPolicy, read_corpus
@@ -73,7 +73,7 @@ def read(run: Run, config: ReadConfig, texts: TextSource) -> None:
         special_ids=subject.special_ids,
     )
     corpus = read_corpus(texts, subject.encode, policy, run.corpus, config.max_tokens, subject.chat_text)
-    run.finish("read", described, {**corpus.facts(), "model": subject.name, "dtype": str(subject.dtype).removeprefix("torch.")}, began)
+    run.finish("read", described, {**corpus.facts, "model": subject.name, "dtype": str(subject.dtype).removeprefix("torch.")}, began)
 
 
 def capture(run: Run, config: CaptureConfig) -> None:
@@ -104,10 +104,10 @@ def train(run: Run, config: TrainStage, sae: Any) -> None:  # noqa: ANN401 - the
         return
     manifest, began = run.need("read"), time.monotonic()
     run.need("capture")
-    store = DiskStore.open(run.activations(config.hook))
+    store = DiskStore(run.activations(config.hook))
     settings = config.train
     if config.epochs is not None:
-        settings = replace(settings, steps=max(1, round(config.epochs * store.num_training_rows / settings.batch_size)))
+        settings = replace(settings, steps=steps_of(store, settings.batch_size, config.epochs))
     dictionary = kind(store.d_in, sae)
     policy = store.policy
     dictionary.provenance = Provenance(
@@ -199,7 +199,13 @@ def architecture_of(sae: object) -> type[Trainable]:
 def source_name(hook: str, architecture: str) -> str:
     """The usual name of a dictionary: `blocks.14.hook_resid_post` and `topk` give `14-res-topk`."""
     _, layer, place = hook.split(".", 2)
-    short = {"hook_resid_post": "res", "hook_resid_pre": "res-pre", "hook_resid_mid": "res-mid", "hook_mlp_out": "mlp", "hook_attn_out": "att"}
+    short = {
+        "hook_resid_post": "res",
+        "hook_resid_pre": "res-pre",
+        "hook_resid_mid": "res-mid",
+        "hook_mlp_out": "mlp",
+        "hook_attn_out": "att",
+    }
     return f"{layer}-{short.get(place, place.replace('hook_', '').replace('.', '-').replace('_', '-'))}-{architecture}"
 
 

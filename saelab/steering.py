@@ -32,7 +32,7 @@ def steer(lab: Lab, request: SteerRequest) -> Completion:
 def stream_steer(lab: Lab, request: SteerRequest) -> Iterator[SteerToken | Completion]:
     """The tokens of both texts as they come, and the completion at the end. The request is checked before the first token."""
     began = time.monotonic()
-    _check(request)
+    check_request(request)
     subject, policy = lab.subject, lab.policy
     chat = [{"role": "user", "content": request.prompt}]
     prompt = subject.encode(subject.chat_text(chat, reply=True) if request.chat else request.prompt)
@@ -72,11 +72,14 @@ def first_difference(a: Sequence[int], b: Sequence[int]) -> int | None:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _check(request: SteerRequest) -> None:
+def check_request(request: SteerRequest) -> None:
+    """Refuses a request that no model could carry out. Raises `Invalid`."""
     if not 1 <= request.max_tokens <= MAX_TOKENS:
         raise Invalid(f"max_tokens is {request.max_tokens}; it must be from 1 to {MAX_TOKENS}.")
     if not 0 <= request.temperature <= 5:
         raise Invalid(f"temperature is {request.temperature}; it must be from 0 to 5.")
+    if not 0 <= request.seed < 2**63:
+        raise Invalid(f"seed is {request.seed}; it must be from 0 to 2^63 - 1.")
     if not request.interventions:
         raise Invalid("There is no intervention. Give at least one feature to change; a strength of 0 changes nothing.")
 

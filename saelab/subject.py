@@ -8,8 +8,9 @@ A test holds both to the same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,7 +46,7 @@ class SubjectConfig:
     """Branch, tag or commit of a hub model."""
 
 
-class _Stop(Exception):  # noqa: N818 - a signal, not an error
+class _Stop(Exception):
     """Ends a forward pass after the last hook that is needed."""
 
 
@@ -124,7 +125,7 @@ class Subject:
         """Token ids of a text, without any special token added."""
         return self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
 
-    def chat_text(self, messages: Sequence[Mapping[str, str]], reply: bool = False) -> str:
+    def chat_text(self, messages: Sequence[Mapping[str, object]], reply: bool = False) -> str:
         """A conversation in the model's chat template, up to where the next reply begins if asked. Raises `Invalid` without a template."""
         if not self.tokenizer.chat_template:
             raise Invalid(f"{self.name} has no chat template, so it cannot read conversations. Give plain text.")
@@ -166,10 +167,8 @@ class Subject:
         with ExitStack() as stack:
             for hook in hooks:
                 stack.enter_context(self.site(hook).watched(keep(hook)))
-            try:
+            with suppress(_Stop):
                 self.model(input_ids=tokens.to(self.device), use_cache=False, logits_to_keep=1)
-            except _Stop:
-                pass
         return got
 
     @torch.inference_mode()
@@ -182,7 +181,7 @@ class Subject:
             return self.model(input_ids=tokens.to(self.device), use_cache=False).logits
 
     @contextmanager
-    def _edited(self, edits: Edits, mask: Callable[[], Tensor]) -> Iterator[None]:
+    def _edited(self, edits: Edits, mask: Callable[[], Tensor]) -> Generator[None]:
         with ExitStack() as stack:
             for hook, edit in edits.items():
                 stack.enter_context(self.site(hook).changed(lambda x, edit=edit: edit(x, mask())))
@@ -220,8 +219,8 @@ class Subject:
         """
         if len(prompt) + max_tokens > self.max_context:
             raise Invalid(
-                f"The prompt has {len(prompt)} tokens; with {max_tokens} new ones that is more than the {self.max_context} that {self.name} can "
-                "read. Shorten the prompt or ask for fewer tokens."
+                f"The prompt has {len(prompt)} tokens; with {max_tokens} new ones that is more than the {self.max_context} that "
+                f"{self.name} can read. Shorten the prompt or ask for fewer tokens."
             )
         noise = torch.Generator().manual_seed(seed)
         special, ends = set(self.special_ids), self._end_ids()
@@ -257,7 +256,11 @@ class Subject:
         if self._source is None:
             raise Invalid("This subject was made from a module in memory; the bridge needs one loaded with Subject.load.")
         return TransformerBridge.boot_transformers(
-            str(self._source.path), hf_model=self._source.model(torch.float32), tokenizer=self._source.tokenizer(), device="cpu", dtype=torch.float32
+            str(self._source.path),
+            hf_model=self._source.model(torch.float32),
+            tokenizer=self._source.tokenizer(),
+            device="cpu",
+            dtype=torch.float32,
         )
 
 
@@ -269,13 +272,11 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
-    import time
-
-    a, b = torch.ones(512, 768, dtype=dtype), torch.ones(768, 768, dtype=dtype)
+    a, b = torch.ones(512, 768, dtype=dtype), torch.ones(768, 1536, dtype=dtype)
     times: list[float] = []
-    for _ in range(6):
+    for _ in range(20):
         begin = time.perf_counter()
-        a @ b
+        torch.mm(a, b)
         times.append(time.perf_counter() - begin)
     return min(times)
 

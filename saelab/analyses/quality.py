@@ -1,8 +1,8 @@
 """Quality of a dictionary, on documents that it was never trained on.
 
 - FVU = sum |x - x^|^2 / sum |x - mean|^2, sums in float64: 1 for predicting the mean, unchanged when x is scaled.
-- CE: next-token loss with the reconstruction spliced in at the hook. Predictions from the first position are left out, and positions that do
-  not count pass through untouched. CE recovered is against replacing activations by their mean; the increase in nats says more.
+- CE: next-token loss with the reconstruction spliced in at the hook. Predictions from the first position are left out, and positions that
+  do not count pass through untouched. CE recovered is against replacing activations by their mean; the increase in nats says more.
 - Controls: random directions and principal components at the same number of active features, on the same tokens.
 """
 
@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saelab.activations.shuffle import sample_rows
-from saelab.baselines.pca import Pca
+from saelab.activations.shuffle import first_rows
+from saelab.baselines.pca import PCA
 from saelab.baselines.random import Random
 from saelab.dictionary import Dictionary
 from saelab.errors import Invalid
@@ -45,13 +45,13 @@ class EvaluateConfig:
 
 def evaluate(lab: Lab, config: EvaluateConfig) -> Quality:
     """The quality of the lab's dictionary beside its controls."""
-    sample = sample_rows(lab.store, config.fit_rows, config.seed).float()
+    sample = first_rows(lab.store, config.fit_rows, config.seed)
     mean = sample.mean(0)
     fvu, l0 = _reconstruction(lab, lab.dictionary, mean, config.seed)
     k = max(1, min(round(l0.value), lab.dictionary.d_in))
     controls: dict[str, Dictionary] = {
         "random": Random.fit(sample, d_sae=lab.dictionary.d_sae, k=k, seed=config.seed),
-        "pca": Pca.fit(sample, k=k),
+        "pca": PCA.fit(sample, k=k),
     }
     edits: dict[str, Edits] = {
         "clean": {},
@@ -94,7 +94,9 @@ def _reconstruction(lab: Lab, dictionary: Dictionary, mean: Float[Tensor, " d_in
         active.index_add_(0, at, codes.l0().double())
         tokens.index_add_(0, at, torch.ones(len(x), dtype=torch.float64))
     if not tokens.sum():
-        raise Invalid("No held-out document has activations, so the quality cannot be measured. Read a larger corpus (about 10 % is held out).")
+        raise Invalid(
+            "No held-out document has activations, so the quality cannot be measured. Read a larger corpus (about 10 % is held out)."
+        )
     seen = np.flatnonzero(tokens.numpy())
     parts = [part.numpy()[seen] for part in (error, spread, active, tokens)]
     return ratio(parts[0], parts[1], seen, seed), ratio(parts[2], parts[3], seen, seed)

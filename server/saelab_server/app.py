@@ -17,7 +17,6 @@ from saelab_server.schema import describe
 from saelab_server.settings import WEB, Settings
 from saelab_server.state import OpenFeatures, OpenWork, State
 
-_MAX_BODY = 1 << 20
 _ROUTERS = (runs, sources, features, search, activations, steering, figures)
 
 
@@ -49,7 +48,6 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # its page loads scripts of another host
         redoc_url=None,
-        max_body_size=_MAX_BODY,
         generate_unique_id_function=_operation,
     )
     add_error_handlers(app)

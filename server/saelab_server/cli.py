@@ -1,9 +1,9 @@
 """The command `saelab`: the library's commands, and `serve`."""
 
 from saelab import cli
-from saelab_server.serve import serve
+from saelab_server.serve import Serve
 
 
 def main() -> None:
     """Runs the command that the command line names."""
-    cli.main({**cli.COMMANDS, "serve": serve})
+    cli.main({**cli.COMMANDS, "serve": Serve})

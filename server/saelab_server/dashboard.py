@@ -3,10 +3,8 @@
 from pathlib import Path
 
 from fastapi import FastAPI
-from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse
 
-_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 _UNBUILT = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>saelab</title></head>
 <body><h1>saelab</h1>
@@ -18,12 +16,7 @@ _UNBUILT = """<!doctype html>
 
 
 def add_dashboard(app: FastAPI, web: Path) -> None:
-    """Serves the folder `web`, last of all routes. A path under /api that no route knows is never a page."""
-
-    @app.api_route("/api/{rest:path}", methods=_METHODS, tags=["dashboard"], include_in_schema=False)
-    def nowhere(rest: str) -> None:
-        raise HTTPException(404, "there is no such path")
-
+    """Serves the folder `web`, last of all routes; where it is not built, a page that says how to."""
     if (web / "index.html").is_file():
         app.frontend("/", directory=web, fallback="index.html")
     else:

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
+from saelab.features.store import FeatureStore
 from saelab.records import Source
-from saelab_server.parts import Features
 from saelab_server.session import Session, check_range
 from saelab_server.state import State
 
@@ -30,11 +30,11 @@ SourceDep = Annotated[Source, Depends(_source)]
 """The dictionary that the path names."""
 
 
-def _features(state: StateDep, source: SourceDep) -> Features:
+def _features(state: StateDep, source: SourceDep) -> FeatureStore:
     return state.features(source)
 
 
-FeaturesDep = Annotated[Features, Depends(_features)]
+FeaturesDep = Annotated[FeatureStore, Depends(_features)]
 """The stored features of that dictionary."""
 
 

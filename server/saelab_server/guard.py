@@ -1,17 +1,19 @@
-"""The outer wall: refuses foreign Host headers, and says to browsers what pages may do and what they may keep."""
+"""The outer wall: refuses foreign Host headers and huge bodies, and says to browsers what pages may do and what they may keep."""
 
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from saelab_server.errors import answer, plain_problem
+from saelab_server.errors import Problem, answer, plain_problem
 
 POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
 )
 """What pages may load: nothing of other hosts, no inline script. Plotly draws with inline styles and saves pictures as data."""
+
+_MAX_BODY = 1 << 20
 
 
 class Guard:
@@ -40,12 +42,21 @@ class Guard:
                 _protect(MutableHeaders(scope=message), scope["path"], message["status"])
             await send(message)
 
-        host = Headers(scope=scope).get("host", "")
-        if self._knows(host):
-            await self._app(scope, receive, send_with_headers)
-        else:
-            detail = f"This service does not answer to the name {host!r}. Start it with --allowed-hosts to let it."
-            await answer(plain_problem(400, detail, scope["path"]))(scope, receive, send_with_headers)
+        headers = MutableHeaders(scope=scope)
+        if scope["path"].startswith("/api"):
+            headers["accept"] = "application/json"  # what a browser mistypes under /api is an error, not the page
+        refusal = self._refusal(headers, scope["path"])
+        await (answer(refusal) if refusal else self._app)(scope, receive, send_with_headers)
+
+    def _refusal(self, headers: Headers, path: str) -> Problem | None:
+        host = headers.get("host", "")
+        if not self._knows(host):
+            return plain_problem(400, f"This service does not answer to the name {host!r}. Start it with --allowed-hosts to let it.", path)
+        if "transfer-encoding" in headers:
+            return plain_problem(411, "The request does not say how long it is. Send it with a Content-Length.", path)
+        if int(headers.get("content-length", "0")) > _MAX_BODY:
+            return plain_problem(413, f"The request is too large: {_MAX_BODY:,} bytes may be sent at once.", path)
+        return None
 
     def _knows(self, host: str) -> bool:
         try:

@@ -1,50 +1,14 @@
-"""What the service asks of an open dictionary, and the only two functions that open one.
+"""What the service asks of an open dictionary, and the two functions that open one. Tests give doubles of both.
 
-The library's parts are imported inside those functions: listing runs must not wait for torch, and browsing features not for a model.
-Tests give doubles of both.
+Browsing features needs no torch; what needs the model is imported when the first request asks for it.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
-from saelab.records import Completion, Feature, FeaturePage, FeatureRow, Neighbour, SteerRequest, SteerToken, TokenActivations
+from saelab.features.store import FeatureStore
+from saelab.records import Completion, SteerRequest, SteerToken, TokenActivations
 from saelab.run import Run
-
-SortColumn = Literal["index", "density", "max", "mean", "score", "lift"]
-"""Columns by which the feature table can be sorted."""
-
-
-class Features(Protocol):
-    """What is stored about the features of one dictionary."""
-
-    def page(
-        self,
-        *,
-        sort: SortColumn,
-        descending: bool,
-        words: str | None,
-        dead: bool | None,
-        labelled: bool | None,
-        min_density: float | None,
-        max_density: float | None,
-        min_lift: float | None,
-        cursor: str | None,
-        limit: int,
-    ) -> FeaturePage:
-        """A page of the table. Raises `Invalid` for a cursor that this table did not give."""
-        ...
-
-    def feature(self, index: int) -> Feature:
-        """All about one feature. Raises `NotFound` for an index out of range."""
-        ...
-
-    def neighbours(self, index: int) -> tuple[Neighbour, ...]:
-        """Features with the closest directions. Raises `NotFound` for an index out of range."""
-        ...
-
-    def search(self, words: str, limit: int) -> list[FeatureRow]:
-        """Features whose label or tokens hold the words, best first."""
-        ...
 
 
 class Work(Protocol):
@@ -71,13 +35,9 @@ class Work(Protocol):
         ...
 
 
-def open_features(run: Run, source: str) -> Features:
-    """The stored features of a dictionary. Raises `NotFound` with the command to run where they were not collected yet."""
-    from saelab.features.store import FeatureStore
-
-    folder = run.find_source(source)
-    folder.need("collect")
-    return FeatureStore(f"sqlite:///{folder.path / 'features.db'}")
+def open_features(run: Run, source: str) -> FeatureStore:
+    """The stored features of a dictionary. Raises `NotFound` where they were not collected yet."""
+    return FeatureStore(run.source(source).path / "features.db")
 
 
 def open_work(run: Run, source: str) -> Work:

@@ -1,13 +1,29 @@
 """`saelab serve`: the service and the dashboard in one process."""
 
 import socket
+from contextlib import suppress
+from dataclasses import field
 
 import uvicorn
 from rich.console import Console
+from tyro.conf import OmitArgPrefixes
 
 from saelab.errors import Conflict, Invalid, NotFound
+from saelab.values import value
 from saelab_server.app import create_app
 from saelab_server.settings import Settings
+
+
+@value
+class Serve:
+    """Serves the dashboard and the API over a folder of runs."""
+
+    config: OmitArgPrefixes[Settings] = field(default_factory=Settings)
+    """Where and how."""
+
+    def __call__(self) -> None:
+        """Does it."""
+        serve(self.config)
 
 
 def serve(config: Settings) -> None:
@@ -24,7 +40,8 @@ def serve(config: Settings) -> None:
     host = f"[{config.host}]" if ":" in config.host else config.host
     Console().print(f"saelab serves {config.runs} on http://{host}:{listener.getsockname()[1]}", highlight=False, soft_wrap=True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
-    server.run(sockets=[listener])
+    with suppress(KeyboardInterrupt):  # the way to end it
+        server.run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -5,17 +5,46 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
+from typing import Generic, TypeVar
 
 from saelab.describe import describe_run
 from saelab.errors import Conflict, NotFound, SaelabError, unknown
+from saelab.features.store import FeatureStore
 from saelab.records import RunSummary, Source
 from saelab.run import Run
 from saelab_server.errors import Busy
-from saelab_server.parts import Features, Work
+from saelab_server.parts import Work
 from saelab_server.settings import Settings
 
-OpenFeatures = Callable[[Run, str], Features]
+T = TypeVar("T")
+OpenFeatures = Callable[[Run, str], FeatureStore]
 OpenWork = Callable[[Run, str], Work]
+
+
+class Kept(Generic[T]):
+    """Things opened for dictionaries, the least recently used let go first; opened anew when a stage behind them was done anew.
+
+    Arguments:
+    - `make`: opens one for a dictionary of a run.
+    - `limit`: how many are kept.
+    """
+
+    def __init__(self, make: Callable[[Run, str], T], limit: int) -> None:
+        self._make = make
+        self._limit = limit
+        self._items: OrderedDict[tuple[str, ...], T] = OrderedDict()
+        self._lock = Lock()
+
+    def open(self, run: Run, source: str, stages: tuple[str, ...]) -> T:
+        """The one of a dictionary. Raises `NotFound` with the command for a stage that is not done."""
+        key = (run.name, source, *(run.source(source).need(stage).finished for stage in stages))
+        with self._lock:
+            if key not in self._items:
+                self._items[key] = self._make(run, source)
+            self._items.move_to_end(key)
+            while len(self._items) > self._limit:
+                self._items.popitem(last=False)
+            return self._items[key]
 
 
 class State:
@@ -28,9 +57,8 @@ class State:
 
     def __init__(self, settings: Settings, open_features: OpenFeatures, open_work: OpenWork) -> None:
         self.settings = settings
-        self._open_features = open_features
-        self._open_work = open_work
-        self._works: OrderedDict[tuple[object, ...], Work] = OrderedDict()
+        self._features = Kept(open_features, settings.max_stores)
+        self._works = Kept(open_work, settings.max_labs)
         self._turns: defaultdict[str, Lock] = defaultdict(Lock)
         self._lock = Lock()
 
@@ -61,23 +89,13 @@ class State:
         """Where a dictionary lies."""
         return self._run(source).source(source.source).path
 
-    def features(self, source: Source) -> Features:
+    def features(self, source: Source) -> FeatureStore:
         """The stored features of a dictionary. Raises `NotFound` where they were not collected yet."""
-        return self._open_features(self._run(source), source.source)
+        return self._features.open(self._run(source), source.source, ("collect",))
 
     def work(self, source: Source) -> Work:
-        """A dictionary open for work; opened anew when it was trained or collected again since."""
-        run = self._run(source)
-        stages = run.source(source.source)
-        made = [manifest and manifest.finished for manifest in (stages.need("train"), stages.manifest("collect"))]
-        key = (run.name, source.source, *made)
-        with self._lock:
-            if key not in self._works:
-                self._works[key] = self._open_work(run, source.source)
-            self._works.move_to_end(key)
-            while len(self._works) > self.settings.max_labs:
-                self._works.popitem(last=False)
-            return self._works[key]
+        """A dictionary with its model. Raises `NotFound` where its features were not collected yet."""
+        return self._works.open(self._run(source), source.source, ("train", "collect"))
 
     @contextmanager
     def turn(self, model: str) -> Generator[None]:

@@ -34,6 +34,12 @@ def test_ci_ends_in_make_check():
     assert text_of(Path(".ci/run")).rstrip().endswith("exec make check")
 
 
+def test_what_make_runs_is_there():
+    named = re.findall(r"\b((?:tests|web)/[\w./]+\.py)\b", text_of(MAKEFILE))
+    assert named
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
 @pytest.mark.parametrize("script", CI, ids=str)
 def test_scripts_can_be_run_and_stop_at_the_first_error(script: Path):
     assert (ROOT / script).stat().st_mode & 0o111

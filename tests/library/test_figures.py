@@ -56,9 +56,16 @@ def test_a_density_stands_in_its_own_bin():
     assert filled == [(pytest.approx(-1.9), 1), (pytest.approx(-0.1), 1)]
 
 
-def test_histogram_bars_span_their_bins():
-    (bars,) = figures.histogram(Histogram(edges=(1.0, 2.0, 4.0), counts=(5, 3))).data
-    assert (list(bars.x), list(bars.width), list(bars.y)) == ([1.0, 2.0], [1.0, 2.0], [5, 3])
+def test_histogram_bars_are_equally_wide_and_say_where_they_end():
+    figure = figures.histogram(Histogram(edges=(1.0, 2.0, 4.0), counts=(5, 3)))
+    (bars,) = figure.data
+    assert (list(bars.x), list(bars.y), list(bars.customdata)) == ([0.5, 1.5], [5, 3], ["1 to 2", "2 to 4"])
+    assert list(figure.layout.xaxis.ticktext) == ["1", "2", "4"]
+
+
+def test_a_histogram_without_bins_is_empty():
+    (bars,) = figures.histogram(Histogram(edges=(), counts=())).data
+    assert len(bars.x) == 0
 
 
 def test_quality_stands_beside_the_same_controls_in_both_panels():

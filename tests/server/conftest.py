@@ -1,3 +1,9 @@
+"""The service over a toy run on disk, with doubles of what needs a model."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 from fastapi.testclient import TestClient
 from service_doubles import FakeFeatures, FakeWork, write_run
@@ -6,39 +12,59 @@ from saelab_server.app import create_app
 from saelab_server.settings import Settings
 
 
-@pytest.fixture
-def runs(tmp_path):
-    write_run(tmp_path / "runs")
-    return tmp_path / "runs"
+@pytest.fixture(scope="session")
+def stage(tmp_path_factory):
+    """What all tests share: a written run to copy, the folder that is served, and the doubles of the test at hand."""
+    root = tmp_path_factory.mktemp("service")
+    write_run(root / "written")
+    return SimpleNamespace(written=root / "written", runs=root / "runs", features=None, work=None)
 
 
 @pytest.fixture
-def features():
-    return FakeFeatures()
+def runs(stage):
+    """A folder with one toy run, fresh for each test."""
+    shutil.rmtree(stage.runs, ignore_errors=True)
+    return Path(shutil.copytree(stage.written, stage.runs))
 
 
 @pytest.fixture
-def work():
-    return FakeWork()
+def features(stage):
+    stage.features = FakeFeatures()
+    return stage.features
 
 
 @pytest.fixture
-def make_client(runs, features, work, tmp_path):
-    """Clients of the service over the toy run; `web` and settings may be given."""
+def work(stage):
+    stage.work = FakeWork()
+    return stage.work
 
-    def make(web=tmp_path / "no-web", **settings):
-        app = create_app(
-            Settings(runs=runs, wait_seconds=0.2, max_prompt_tokens=20, max_tokens=50, **settings),
-            open_features=lambda run, source: features,
-            open_work=lambda run, source: work,
-            web=web,
-        )
-        return TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
 
-    return make
+def make_app(stage, web=Path("no such folder"), **settings):
+    return create_app(
+        Settings(runs=stage.runs, wait_seconds=0.2, max_prompt_tokens=20, max_tokens=50, **settings),
+        open_features=lambda run, source: stage.features,
+        open_work=lambda run, source: stage.work,
+        web=web,
+    )
+
+
+def make_test_client(app):
+    return TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
 
 
 @pytest.fixture
-def client(make_client):
-    with make_client() as client:
+def make_client(stage, runs, features, work):
+    """Clients of an application with a dashboard or settings of its own."""
+    return lambda **settings: make_test_client(make_app(stage, **settings))
+
+
+@pytest.fixture(scope="session")
+def app(stage):
+    """One application for all tests: making its routes takes longer than a test."""
+    return make_app(stage)
+
+
+@pytest.fixture
+def client(app, runs, features, work):
+    with make_test_client(app) as client:
         yield client

@@ -5,6 +5,8 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
+
 from saelab.errors import Invalid, NotFound
 from saelab.records import (
     Completion,
@@ -68,16 +70,16 @@ class FakeFeatures:
     def __init__(self) -> None:
         self.asked: dict[str, object] = {}
 
-    def page(self, **wanted: object) -> FeaturePage:
-        self.asked = wanted
-        begin = int(self._cursor(wanted["cursor"]))
-        end = min(begin + wanted["limit"], D_SAE)
-        return FeaturePage(items=tuple(row(i) for i in range(begin, end)), total=D_SAE, next_cursor=str(end) if end < D_SAE else None)
-
-    def _cursor(self, cursor: str | None) -> str:
+    def page(self, filters, sort, descending, cursor, limit) -> FeaturePage:
+        self.asked = {**vars(filters), "sort": sort, "descending": descending, "cursor": cursor, "limit": limit}
         if cursor and not (cursor.isascii() and cursor.isdigit()):
             raise Invalid(f"{cursor!r} is no cursor of this table. Begin again without one.")
-        return cursor or "0"
+        begin = int(cursor or 0)
+        end = min(begin + limit, D_SAE)
+        return FeaturePage(items=tuple(row(i) for i in range(begin, end)), total=D_SAE, next_cursor=str(end) if end < D_SAE else None)
+
+    def column(self, name):
+        return np.array([getattr(row(i), name) for i in range(D_SAE)])
 
     def feature(self, index: int) -> Feature:
         if index >= D_SAE:

@@ -68,9 +68,7 @@ def test_sources_are_listed_and_found(client):
     assert ok(client.get(BASE)) == source
 
 
-@pytest.mark.parametrize(
-    "rest", ["", "/log", "/features", "/features/1", "/features/1/neighbours", "/figures/training"]
-)
+@pytest.mark.parametrize("rest", ["", "/log", "/features", "/features/1", "/features/1/neighbours", "/figures/training"])
 def test_an_unknown_model_or_source_is_refused_with_close_matches(client, rest):
     refused(client.get(f"/api/v1/models/toi/sources/{SOURCE}{rest}"), 404, "'toi'", "toy")
     refused(client.get(f"/api/v1/models/{MODEL}/sources/1-res-topp{rest}"), 404, "'1-res-topp'", SOURCE)
@@ -93,7 +91,7 @@ def test_a_dictionary_in_training_has_a_log_but_no_features(client, runs):
     source = ok(client.get(young))
     assert (source["d_sae"], source["stages"]) == (None, [])
     assert [row["step"] for row in ok(client.get(f"{young}/log?after=1"))] == [2, 3]
-    refused(client.get(f"{young}/features/0"), 404, "training")
+    refused(client.get(f"{young}/features/0"), 404, "saelab collect")
     refused(client.post(f"{young}/steer", json=STEER), 404, "training")
     refused(client.post(f"{young}/activations", json={"text": "a"}), 404, "training")
 

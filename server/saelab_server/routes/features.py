@@ -1,45 +1,55 @@
 """Features of a dictionary: the table, one feature, its neighbours."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
 
+from saelab.features.table_page import MAX_LIMIT, Filters
 from saelab.records import Feature, FeaturePage, Neighbour
 from saelab.values import value
 from saelab_server.deps import FeaturesDep, IndexDep
-from saelab_server.parts import Features, SortColumn
 
 router = APIRouter(prefix="/models/{model}/sources/{source}/features", tags=["features"])
 
 _Share = Annotated[float | None, Query(ge=0, le=1)]
 
 
+SortColumn = Literal["index", "density", "max", "mean", "score", "lift"]
+"""Columns by which the table can be sorted."""
+
+
 @value
-class Filters:
+class TableQuery:
     """Which rows of the table, in which order, from where."""
 
     sort: Annotated[SortColumn, Query(description="Column to sort by; rows without a value come last.")] = "index"
     descending: Annotated[bool, Query(description="Largest first.")] = False
-    q: Annotated[str | None, Query(max_length=200, description="Words that the label or the tokens hold.")] = None
+    q: Annotated[str, Query(max_length=200, description="Words that the label or the tokens hold.")] = ""
     dead: Annotated[bool | None, Query(description="Only features that never fired, or only those that did.")] = None
     labelled: Annotated[bool | None, Query(description="Only features for which a rule was found, or only those without.")] = None
     min_density: Annotated[_Share, Query(description="Smallest share of tokens on which it fires.")] = None
     max_density: Annotated[_Share, Query(description="Largest share of tokens on which it fires.")] = None
     min_lift: Annotated[float | None, Query(allow_inf_nan=False, description="Smallest lift of the label's score.")] = None
     cursor: Annotated[str | None, Query(max_length=500, description="`next_cursor` of the page before.")] = None
-    limit: Annotated[int, Query(ge=1, le=500, description="Rows a page.")] = 50
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Rows a page.")] = 50
 
-
-def page(features: Features, filters: Filters) -> FeaturePage:
-    """The page of the table that the filters describe."""
-    wanted = vars(filters).copy()
-    return features.page(words=wanted.pop("q"), **wanted)
+    @property
+    def filters(self) -> Filters:
+        """The conditions on a row."""
+        return Filters(
+            words=self.q,
+            dead=self.dead,
+            labelled=self.labelled,
+            min_density=self.min_density,
+            max_density=self.max_density,
+            min_lift=self.min_lift,
+        )
 
 
 @router.get("")
-def list_features(features: FeaturesDep, filters: Annotated[Filters, Depends()]) -> FeaturePage:
+def list_features(features: FeaturesDep, query: Annotated[TableQuery, Depends()]) -> FeaturePage:
     """A page of the feature table: sorted, filtered, searched."""
-    return page(features, filters)
+    return features.page(query.filters, query.sort, query.descending, query.cursor, query.limit)
 
 
 @router.get("/{index}")

@@ -1,6 +1,6 @@
 """Plotly figures of a dictionary: the same ones that notebooks draw."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -9,14 +9,10 @@ from plotly.graph_objects import Figure
 from saelab import figures
 from saelab.describe import read_log
 from saelab.errors import NotFound, unknown
-from saelab.records import FeatureRow, Source
+from saelab.records import Source
 from saelab.values import value
 from saelab_server.deps import SourceDep, StateDep
-from saelab_server.parts import Features
-from saelab_server.routes.features import Filters, page
 from saelab_server.state import State
-
-_MANY = 500
 
 router = APIRouter(tags=["figures"])
 
@@ -44,22 +40,13 @@ def _training(state: State, source: Source) -> Figure:
 
 
 def _densities(state: State, source: Source) -> Figure:
-    return figures.densities([row.density for row in _rows(state.features(source))])
+    return figures.densities(state.features(source).column("density").tolist())
 
 
 def _quality(_: State, source: Source) -> Figure:
     if source.quality is None:
         raise NotFound(f"{source.model}/{source.source} has no quality yet. Run: saelab evaluate on its run first.")
     return figures.quality(source.quality)
-
-
-def _rows(features: Features) -> Iterator[FeatureRow]:
-    """All rows of the table, page by page."""
-    cursor: str | None = ""
-    while cursor is not None:
-        rows = page(features, Filters(limit=_MANY, cursor=cursor or None))
-        yield from rows.items
-        cursor = rows.next_cursor
 
 
 _FIGURES: dict[str, Callable[[State, Source], Figure]] = {"training": _training, "densities": _densities, "quality": _quality}

@@ -1,0 +1,200 @@
+"""Activations on disk.
+
+A store is a folder of shards, `00000.safetensors`, `00001.safetensors`, ...: shard i covers `shard_windows` windows of the corpus from
+window `i * shard_windows`. A shard holds `x` [row d_in] (bfloat16 or float32), `window` and `position` [row] int32, and `held_out` [row]
+uint8, in corpus order; its metadata say what it is part of. `index.json` comes last, with rows, size and checksum of each shard.
+"""
+
+import json
+import zlib
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Bool
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from saelab.activations.base import ActivationStore, Chunk, part_of
+from saelab.corpus import TokenPolicy
+from saelab.errors import Conflict, Corrupt, NotFound
+from saelab.run import differences, write_atomically
+from saelab.values import from_json, to_dict, to_json, value
+
+FORMAT = 1
+StoreDtype = Literal["bfloat16", "float32"]
+"""What activations are stored as."""
+_Tensors = dict[str, Tensor]
+
+
+@value
+class StorePlan:
+    """What a store holds; every shard carries it, so that shards of two captures are never mixed."""
+
+    format: int = FORMAT
+    """Version of the layout."""
+    subject: str
+    """Name of the subject."""
+    hook: str
+    """Where in it the activations were taken."""
+    dtype: StoreDtype
+    """What they are stored as."""
+    policy: TokenPolicy
+    """How the windows were made, and which positions count."""
+    corpus: str
+    """Hash of the corpus."""
+    shard_windows: int
+    """Windows that a shard covers."""
+
+
+@value
+class ShardFacts:
+    """One shard."""
+
+    rows: int
+    """Activations in it."""
+    held_out_rows: int
+    """Those of held-out documents."""
+    num_bytes: int
+    """Size of its file."""
+    crc32: int
+    """Checksum of its file."""
+
+
+@value
+class StoreIndex:
+    """The table of a finished store."""
+
+    plan: StorePlan
+    """What it holds."""
+    d_in: int
+    """Width of an activation."""
+    shards: tuple[ShardFacts, ...]
+    """The shards in order."""
+
+
+class DiskStore(ActivationStore):
+    """A finished store, opened to read by memory map; a shard's checksum is tested when it is first read.
+
+    Arguments:
+    - `folder`: the store's folder.
+
+    Raises `NotFound` where no finished store is, `Corrupt` naming a shard that is missing or has another size than was written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        file = folder / "index.json"
+        if not file.is_file():
+            raise NotFound(f"There are no finished activations in {folder}. Run: saelab capture {folder.parent.parent}")
+        self.folder = folder
+        self.index = from_json(StoreIndex, file.read_bytes(), where=str(file))
+        self.hook, self.policy, self.d_in = self.index.plan.hook, self.index.plan.policy, self.index.d_in
+        self._tested: set[int] = set()
+        for number, facts in enumerate(self.index.shards):
+            shard = shard_file(folder, number)
+            size = shard.stat().st_size if shard.is_file() else 0
+            if size != facts.num_bytes:
+                raise _torn(shard, f"it has {size:,} bytes, where {facts.num_bytes:,} were written")
+
+    def chunk_rows(self, held_out: bool | None = None) -> tuple[int, ...]:
+        """Rows of each shard."""
+        return self._rows[held_out]
+
+    @cached_property
+    def _rows(self) -> dict[bool | None, tuple[int, ...]]:
+        shards = self.index.shards
+        return {
+            None: tuple(shard.rows for shard in shards),
+            True: tuple(shard.held_out_rows for shard in shards),
+            False: tuple(shard.rows - shard.held_out_rows for shard in shards),
+        }
+
+    def chunk(self, number: int, held_out: bool | None = None) -> Chunk:
+        """One shard, or its part of one kind. Raises `Corrupt` naming a shard that is torn."""
+        file, facts = shard_file(self.folder, number), self.index.shards[number]
+        if number not in self._tested:
+            if zlib.crc32(file.read_bytes()) != facts.crc32:
+                raise _torn(file, "its checksum is not the one that was written")
+            self._tested.add(number)
+        tensors = _read(file)[1]
+        chunk = Chunk(x=tensors["x"], window=tensors["window"].long(), position=tensors["position"].long())
+        return part_of(chunk, tensors["held_out"].bool(), held_out)
+
+
+class StoreWriter:
+    """Writes a store shard by shard; shards that an earlier writer with the same plan finished are kept.
+
+    Arguments:
+    - `folder`: the store's folder; it need not exist.
+    - `plan`: what the store shall hold.
+    """
+
+    def __init__(self, folder: Path, plan: StorePlan) -> None:
+        self.folder, self.plan = folder, plan
+
+    def has(self, number: int) -> bool:
+        """Whether a shard is there and whole. Raises `Conflict` where it belongs to another capture, `Corrupt` where it is torn."""
+        file = shard_file(self.folder, number)
+        if not file.is_file():
+            return False
+        changed = differences(to_dict(_read(file)[0]), to_dict(self.plan))
+        if changed:
+            lines = "\n".join(f"  {line}" for line in changed)
+            raise Conflict(f"{self.folder} holds activations of another capture:\n{lines}\nDelete the folder, or use another run folder.")
+        return True
+
+    def write(self, number: int, chunk: Chunk, is_held_out: Bool[Tensor, " row"]) -> None:
+        """Writes a shard, whole or not at all. Raises `Conflict` where it cannot be written, as on a full disk."""
+        tensors: _Tensors = {
+            "x": chunk.x.to(getattr(torch, self.plan.dtype)).contiguous(),
+            "window": chunk.window.int(),
+            "position": chunk.position.int(),
+            "held_out": is_held_out.to(torch.uint8),
+        }
+        metadata = {"plan": json.dumps(to_dict(self.plan))}  # one key: several would come in any order
+        write_atomically(shard_file(self.folder, number), save(tensors, metadata))
+
+    def finish(self, num_shards: int) -> DiskStore:
+        """Writes the index of all shards, the last act, and opens the store. Raises `Corrupt` naming a torn shard.
+
+        An index that is there stays: it knows what the shards were when they were written.
+        """
+        file = self.folder / "index.json"
+        if file.is_file() and (old := from_json(StoreIndex, file.read_bytes(), where=str(file))).plan == self.plan:
+            assert len(old.shards) == num_shards, "the same plan has the same shards"
+            return DiskStore(self.folder)
+        shards: list[ShardFacts] = []
+        d_in = 0
+        for number in range(num_shards):
+            shard = shard_file(self.folder, number)
+            content, tensors = shard.read_bytes(), _read(shard)[1]
+            rows, d_in = tensors["x"].shape
+            held_out_rows = int(tensors["held_out"].sum())
+            shards.append(ShardFacts(rows=rows, held_out_rows=held_out_rows, num_bytes=len(content), crc32=zlib.crc32(content)))
+        index = StoreIndex(plan=self.plan, d_in=d_in, shards=tuple(shards))
+        write_atomically(file, to_json(index))
+        return DiskStore(self.folder)
+
+
+def shard_file(folder: Path, number: int) -> Path:
+    """The file of a shard."""
+    return folder / f"{number:05d}.safetensors"
+
+
+def _read(file: Path) -> tuple[StorePlan, _Tensors]:
+    """What a shard is part of, and its tensors by memory map. Raises `Corrupt` where it is torn."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            plan = (opened.metadata() or {})["plan"]
+            tensors = {name: opened.get_tensor(name) for name in ("x", "window", "position", "held_out")}
+    except (SafetensorError, OSError, KeyError) as error:
+        raise _torn(file, str(error)) from None
+    return from_json(StorePlan, plan, where=str(file)), tensors
+
+
+def _torn(file: Path, why: str) -> Corrupt:
+    return Corrupt(
+        f"{file} is torn: {why}. Delete this file and index.json beside it, and run saelab capture again: it makes only what lacks."
+    )

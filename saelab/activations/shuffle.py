@@ -1,0 +1,117 @@
+"""Shuffling: an endless stream of training batches, of which every stretch can be made again from its number."""
+
+from collections.abc import Iterator
+from hashlib import blake2b
+from itertools import count
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saelab.activations.base import ActivationStore
+from saelab.errors import Invalid
+
+SHUFFLE_ROWS = 2**20
+"""Rows that are shuffled among each other, at most (or one chunk, where that is more): they are held in memory."""
+
+
+def batches(
+    store: ActivationStore,
+    size: int,
+    seed: int,
+    steps: int | None = None,
+    start_step: int = 0,
+    held_out: bool | None = False,
+    shuffle_rows: int = SHUFFLE_ROWS,
+) -> Iterator[Float[Tensor, "batch d_in"]]:
+    """Batches in float32, of the rows in random order, epoch after epoch without a seam: a batch may end one epoch and begin the next.
+
+    In an epoch every row comes once. The chunks are put in random order and gathered into groups of up to `shuffle_rows` rows, and the
+    rows of a group are put in random order: a small store is one group, shuffled as a whole. The orders follow from seed, epoch and group
+    alone, so that batch n is the same whether the stream began at 0 or at n.
+
+    Arguments:
+    - `size`: rows of a batch.
+    - `steps`: number of the step to stop before; endless without it.
+    - `start_step`: number of the step to begin with.
+    - `held_out`: only held-out documents, only the others, or all.
+
+    Raises `Invalid` for a size below 1 or a store without such rows, `Corrupt` naming a torn shard.
+    """
+    if size < 1 or start_step < 0 or shuffle_rows < 1:
+        raise Invalid(
+            f"A batch of {size} rows from step {start_step}, shuffled among {shuffle_rows}: size and shuffle_rows must be 1 or more."
+        )
+    if steps is not None and start_step >= steps:
+        return
+    rows = _rows(store, seed, start_step * size, held_out, shuffle_rows)
+    gathered: list[Tensor] = []
+    lacking, step = size, start_step
+    for group, order in rows:
+        taken = 0
+        while taken < len(order):
+            part = group[order[taken : taken + lacking]].float()
+            taken, lacking = taken + len(part), lacking - len(part)
+            gathered.append(part)
+            if not lacking:
+                yield torch.cat(gathered) if len(gathered) > 1 else gathered[0]
+                gathered, lacking, step = [], size, step + 1
+                if step == steps:
+                    return
+        del group, order  # before the next group is read: both may not fit
+
+
+def steps_of(store: ActivationStore, size: int, epochs: float) -> int:
+    """Steps in which batches of `size` rows go over the training rows so many times; one at least."""
+    return max(1, int(epochs * store.need_rows(False) / size))
+
+
+def first_rows(store: ActivationStore, num_rows: int, seed: int, held_out: bool | None = False) -> Float[Tensor, "row d_in"]:
+    """A random sample of rows, without repeats: `num_rows`, or all where there are fewer."""
+    size = min(num_rows, store.need_rows(held_out))
+    return next(batches(store, size, seed, held_out=held_out))
+
+
+def _rows(store: ActivationStore, seed: int, skip: int, held_out: bool | None, shuffle_rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Groups of rows, and the order of each, from the row of the endless stream numbered `skip`."""
+    counts = store.chunk_rows(held_out)
+    total = store.need_rows(held_out)
+    for epoch in count(skip // total):
+        begin = epoch * total
+        for number, chunks in enumerate(_groups(counts, shuffle_rows, _generator(seed, epoch))):
+            end = begin + sum(counts[chunk] for chunk in chunks)
+            if end > skip:
+                order = torch.randperm(end - begin, generator=_generator(seed, epoch, number))
+                yield _gathered(store, chunks, held_out, end - begin), order[max(0, skip - begin) :]
+            begin = end
+
+
+def _gathered(store: ActivationStore, chunks: list[int], held_out: bool | None, rows: int) -> Tensor:
+    first = store.chunk(chunks[0], held_out).x
+    group = torch.empty(rows, store.d_in, dtype=first.dtype)
+    begin = 0
+    for chunk in chunks:
+        x = store.chunk(chunk, held_out).x
+        group[begin : begin + len(x)] = x
+        begin += len(x)
+    return group
+
+
+def _groups(counts: tuple[int, ...], shuffle_rows: int, noise: torch.Generator) -> Iterator[list[int]]:
+    """The chunks that have rows, in random order, gathered into groups."""
+    group: list[int] = []
+    rows = 0
+    for chunk in torch.randperm(len(counts), generator=noise).tolist():
+        if group and rows + counts[chunk] > shuffle_rows:
+            yield group
+            group, rows = [], 0
+        if counts[chunk]:
+            group.append(chunk)
+            rows += counts[chunk]
+    if group:
+        yield group
+
+
+def _generator(*numbers: int) -> torch.Generator:
+    digest = blake2b("/".join(map(str, numbers)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)

@@ -1,0 +1,5 @@
+"""`python -m saelab_server`: the command `saelab` where it is not installed."""
+
+from saelab_server.cli import main
+
+main()
