@@ -231,5 +231,6 @@ class Pool:
 
     def fires(self, feature: int) -> Int[np.ndarray, " some"]:
         """The members of the pool in which a feature fires."""
-        low, high = np.searchsorted(self.feature, (feature, feature + 1))
+        # bounds of the array's own type: with another one numpy would copy the whole array at every look-up
+        low, high = np.searchsorted(self.feature, np.array((feature, feature + 1), self.feature.dtype))
         return self.member[low:high]

@@ -64,6 +64,8 @@ def score_features(store: FeatureStore, scorer: Scorer, labeller: str = "rules",
     for index in track(waiting, stage="score", total=total, unit="features", done=total - len(waiting)):
         assert views is not None
         try:
+            if not labels[index].found:
+                raise Unscored("the labeller found no rule to score")
             scores = scorer.score(labels[index], views.score(index), nulls.of(index, scorer.nulls))
         except Unscored as reason:
             scores = (Score(scorer=name, metric=scorer.metric, value=None, failed=str(reason), made_by=to_json(scorer)),)
