@@ -66,11 +66,11 @@ types: setup $(NODE_MODULES) ## Write server/openapi.json and the dashboard's ty
 	@$(BIN)/python -m saelab_server.openapi server/openapi.json
 	@$(NPM) run --silent types
 
-bench: setup ## Speeds on this machine beside plain PyTorch
-	@for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file; done
+bench: setup ## Speeds on this machine beside plain PyTorch, with what `make demo` left
+	@$(BIN)/python tests/benchmarks/bench.py $(RUN)
 
 golden: setup ## Write the recorded trajectories anew; review the difference
-	@SAELAB_GOLDEN=write $(BIN)/python -m pytest tests/golden
+	@SAELAB_GOLDEN=write $(BIN)/python -m pytest -k golden
 
 clean: ## Remove all that is built or installed here; runs stay
 	@rm -rf $(VENV) web/node_modules $(dir $(DASHBOARD)) dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

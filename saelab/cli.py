@@ -232,7 +232,9 @@ class Steer:
         """Does it."""
         strengths = self.strength * len(self.feature) if len(self.strength) == 1 else self.strength
         if len(strengths) != len(self.feature):
-            raise Invalid(f"There are {len(self.feature)} features and {len(strengths)} strengths. Give one strength, or one for each feature.")
+            raise Invalid(
+                f"There are {len(self.feature)} features and {len(strengths)} strengths. Give one strength, or one for each feature."
+            )
         changes = [
             Intervention(feature=feature, op=self.op, strength=strength, unit=self.unit)
             for feature, strength in zip(self.feature, strengths, strict=True)
@@ -287,7 +289,9 @@ COMMANDS: dict[str, type[Command]] = {
 def main(commands: Mapping[str, type[Command]], args: Sequence[str] | None = None) -> None:
     """Runs the command that the arguments name. A user's error ends it with one paragraph and exit code 1."""
     try:
-        command = tyro.extras.subcommand_cli_from_dict(dict(commands), prog="saelab", args=args, description="From text to features to steered text.")
+        command = tyro.extras.subcommand_cli_from_dict(
+            dict(commands), prog="saelab", args=args, description="From text to features to steered text."
+        )
         with shown():
             command()
     except SaelabError as error:

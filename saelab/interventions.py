@@ -55,7 +55,9 @@ def _raw_strength(dictionary: Dictionary, item: Intervention, max_acts: Mapping[
     if item.op in {"scale", "ablate"} or item.unit == "raw":
         return item.strength
     if not max_acts.get(item.feature):
-        raise Invalid(f"Feature {item.feature} never fired on the corpus, so it has no largest activation. Give the strength with unit `raw`.")
+        raise Invalid(
+            f"Feature {item.feature} never fired on the corpus, so it has no largest activation. Give the strength with unit `raw`."
+        )
     return item.strength * max_acts[item.feature]
 
 

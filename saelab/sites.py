@@ -18,7 +18,11 @@ _ATTENTION = ("self_attn", "attn", "attention")
 _ATTENTION_OUT = ("o_proj", "c_proj", "dense", "out_proj")
 _MLP = ("mlp", "feed_forward")
 _MLP_OUT = ("down_proj", "c_proj", "dense_4h_to_h", "fc2")
-_MIDDLE = ("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2")  # Gemma's comes first: it has the second name for something else
+_MIDDLE = (
+    "pre_feedforward_layernorm",
+    "post_attention_layernorm",
+    "ln_2",
+)  # Gemma's comes first: it has the second name for something else
 
 
 @dataclass(frozen=True)

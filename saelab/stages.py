@@ -199,7 +199,13 @@ def architecture_of(sae: object) -> type[Trainable]:
 def source_name(hook: str, architecture: str) -> str:
     """The usual name of a dictionary: `blocks.14.hook_resid_post` and `topk` give `14-res-topk`."""
     _, layer, place = hook.split(".", 2)
-    short = {"hook_resid_post": "res", "hook_resid_pre": "res-pre", "hook_resid_mid": "res-mid", "hook_mlp_out": "mlp", "hook_attn_out": "att"}
+    short = {
+        "hook_resid_post": "res",
+        "hook_resid_pre": "res-pre",
+        "hook_resid_mid": "res-mid",
+        "hook_mlp_out": "mlp",
+        "hook_attn_out": "att",
+    }
     return f"{layer}-{short.get(place, place.replace('hook_', '').replace('.', '-').replace('_', '-'))}-{architecture}"
 
 

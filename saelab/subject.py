@@ -257,7 +257,11 @@ class Subject:
         if self._source is None:
             raise Invalid("This subject was made from a module in memory; the bridge needs one loaded with Subject.load.")
         return TransformerBridge.boot_transformers(
-            str(self._source.path), hf_model=self._source.model(torch.float32), tokenizer=self._source.tokenizer(), device="cpu", dtype=torch.float32
+            str(self._source.path),
+            hf_model=self._source.model(torch.float32),
+            tokenizer=self._source.tokenizer(),
+            device="cpu",
+            dtype=torch.float32,
         )
 
 

@@ -103,7 +103,9 @@ def check_decodes_linearly(kind: type[Dictionary], _folder: Path) -> None:
 def check_survives_saving(kind: type[Dictionary], folder: Path) -> None:
     """What is loaded encodes and decodes with the same bits as what was saved, knows where it comes from, and saves the same file."""
     dictionary = small(kind)
-    dictionary.provenance = Provenance(model="m", hook="blocks.1.hook_resid_post", context=8, prepend_bos=True, skip_first=1, special_ids=(0,))
+    dictionary.provenance = Provenance(
+        model="m", hook="blocks.1.hook_resid_post", context=8, prepend_bos=True, skip_first=1, special_ids=(0,)
+    )
     save_dictionary(dictionary, folder / "first")
     loaded = load_dictionary(folder / "first")
     save_dictionary(loaded, folder / "second")

@@ -24,48 +24,34 @@ FIRST_FILLER = 10
 D_SAE = 40
 
 
-class PlantedCorpus(Corpus):
+def planted_corpus(num_documents: int = 300, seed: int = 0) -> Corpus:
     """Windows of made-up text. Every fifth document is about law."""
-
-    def __init__(self, num_documents: int = 300, seed: int = 0) -> None:
-        random = np.random.default_rng(seed)
-        self.policy = TokenPolicy(context=CONTEXT)
-        weights = 1 / (np.arange(len(STRINGS)) + 8.0)
-        weights[len(SPECIAL) : len(SPECIAL) + len(LAW)] = 0.0005
-        law = weights.copy()
-        law[len(SPECIAL) : len(SPECIAL) + len(LAW)] = 0.08
-        self._documents = []
-        for number in range(num_documents):
-            p = law if number % 5 == 0 else weights
-            self._documents.append(random.choice(len(STRINGS), int(random.integers(40, 400)), p=p / p.sum()))
-        lengths = [len(tokens) for tokens in self._documents]
-        windows = [(d, s, min(CONTEXT, n - s)) for d, n in enumerate(lengths) for s in range(0, n, CONTEXT)]
-        self.window_document, self.window_start, self.window_length = (np.array([row[i] for row in windows]) for i in range(3))
-        self.window_held_out = self.window_document % 10 == 9
-        self.num_tokens, self.num_documents = sum(lengths), num_documents
-
-    def document(self, number: int) -> DocumentInfo:
-        split = ("explain", "score", "explain", "select", "score", "explain", "score")[number // 5 % 7]
-        domain = "law" if number % 5 == 0 else "other"
-        return DocumentInfo(key=str(number), domain=domain, split=split, held_out=number % 10 == 9)
-
-    def window_tokens(self, number: int) -> np.ndarray:
-        start = self.window_start[number]
-        return self._documents[self.window_document[number]][start : start + self.window_length[number]]
-
-    def counts(self, number: int) -> np.ndarray:
-        return np.arange(self.window_length[number]) >= 1
+    random = np.random.default_rng(seed)
+    weights = 1 / (np.arange(len(STRINGS)) + 8.0)
+    weights[len(SPECIAL) : len(SPECIAL) + len(LAW)] = 0.0005
+    law = weights.copy()
+    law[len(SPECIAL) : len(SPECIAL) + len(LAW)] = 0.08
+    kinds = [law if number % 5 == 0 else weights for number in range(num_documents)]
+    texts = [random.choice(len(STRINGS), int(random.integers(40, 400)), p=p / p.sum()).astype(np.int32) for p in kinds]
+    splits = ("explain", "score", "explain", "select", "score", "explain", "score")
+    infos = [
+        DocumentInfo(key=str(i), domain="other" if i % 5 else "law", split=splits[i // 5 % 7], held_out=i % 10 == 9)
+        for i in range(num_documents)
+    ]
+    return Corpus(TokenPolicy(context=CONTEXT), infos, np.concatenate(texts), np.cumsum([0, *map(len, texts)]))
 
 
 class PlantedDictionary(Dictionary):
     """Reads activations that are (token, token before, noise, window) and fires as planted."""
 
-    architecture = "planted"
+    architecture = layout = "planted"
 
     def __init__(self) -> None:
         super().__init__()
         self.d_in, self.d_sae = 4, D_SAE
-        self.register_buffer("rows", torch.nn.functional.normalize(torch.randn(D_SAE, 4, generator=torch.Generator().manual_seed(0)), dim=-1))
+        self.register_buffer(
+            "rows", torch.nn.functional.normalize(torch.randn(D_SAE, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
+        )
 
     def encode(self, x):
         token, before, noise, window = x.unbind(-1)
@@ -91,12 +77,26 @@ class PlantedDictionary(Dictionary):
     def directions(self):
         return self.rows
 
+    def settings(self):
+        raise NotImplementedError
 
-CORPUS = PlantedCorpus()
+    def tensors(self):
+        raise NotImplementedError
+
+    @classmethod
+    def shapes(cls, d_in, d_sae):
+        raise NotImplementedError
+
+    @classmethod
+    def restored(cls, settings, tensors):
+        raise NotImplementedError
+
+
+CORPUS = planted_corpus()
 DOCUMENT_IS_LAW = [bool(document % 5 == 0) for document in CORPUS.window_document]
 
 
-def chunks(windows=None, corpus: PlantedCorpus = CORPUS, size: int = 40) -> list[Chunk]:
+def chunks(windows=None, corpus: Corpus = CORPUS, size: int = 40) -> list[Chunk]:
     """Activations of some windows, `size` windows a chunk."""
     numbers = list(range(len(corpus.window_length))) if windows is None else list(windows)
     made = []

@@ -94,7 +94,9 @@ def _reconstruction(lab: Lab, dictionary: Dictionary, mean: Float[Tensor, " d_in
         active.index_add_(0, at, codes.l0().double())
         tokens.index_add_(0, at, torch.ones(len(x), dtype=torch.float64))
     if not tokens.sum():
-        raise Invalid("No held-out document has activations, so the quality cannot be measured. Read a larger corpus (about 10 % is held out).")
+        raise Invalid(
+            "No held-out document has activations, so the quality cannot be measured. Read a larger corpus (about 10 % is held out)."
+        )
     seen = np.flatnonzero(tokens.numpy())
     parts = [part.numpy()[seen] for part in (error, spread, active, tokens)]
     return ratio(parts[0], parts[1], seen, seed), ratio(parts[2], parts[3], seen, seed)

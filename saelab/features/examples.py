@@ -26,7 +26,7 @@ class KeptSegments:
     segment: Int[np.ndarray, " n"]
     """Numbers of the segments."""
     peak: Float[np.ndarray, " n"]
-    """The feature's strongest activation in each."""
+    """The feature's activation that each was kept for: the largest one in `top`, the smallest one in `bottom`, else the strongest one."""
     values: Float[np.ndarray, "n length"]
     """Its activation at each token shown."""
 
@@ -68,7 +68,7 @@ class Grid:
         self.before = before
         self.per_window = -(-corpus.policy.context // width)
         splits = [SPLITS.index(corpus.document(number).split) for number in range(corpus.num_documents)]
-        self.window_split: Int[np.ndarray, " window"] = np.array(splits, np.int8)[np.asarray(corpus.window_document)]
+        self.window_split: Int[np.ndarray, " window"] = np.array(splits, np.int8)[corpus.window_document]
 
     @property
     def length(self) -> int:
@@ -81,29 +81,30 @@ class Grid:
 
     def all(self) -> Int[np.ndarray, " n"]:
         """Every segment that has a token."""
-        lengths = np.asarray(self.corpus.window_length)
         offsets = np.arange(self.per_window) * self.width
-        window, place = np.nonzero(offsets[None, :] < lengths[:, None])
+        window, place = np.nonzero(offsets[None, :] < self.corpus.window_length[:, None])
         return window * self.per_window + place
 
-    def tokens(self, segment: int) -> tuple[Int[np.ndarray, " length"], Bool[np.ndarray, " length"]]:
-        """A segment's token ids with left context, -1 where there is none; and which of its own positions count."""
-        window, place = divmod(segment, self.per_window)
-        ids = np.full(self.length, -1, np.int32)
-        counted = np.zeros(self.length, np.bool_)
-        text, counts = self.corpus.window_tokens(window), self.corpus.counts(window)
-        first = place * self.width - self.before
-        low, high = max(0, first), min(len(text), first + self.length)
-        ids[low - first : high - first] = text[low:high]
-        own = place * self.width
-        counted[own - first : high - first] = counts[own:high]
+    def tokens(self, segments: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, "n length"], Bool[np.ndarray, "n length"]]:
+        """Token ids of some segments with left context, -1 where there is none; and which of their own positions count."""
+        ids = np.full((len(segments), self.length), -1, np.int32)
+        counted = np.zeros((len(segments), self.length), np.bool_)
+        for some in np.array_split(np.arange(len(segments)), max(1, len(segments) // 4096)):
+            window, place = np.divmod(segments[some], self.per_window)
+            own = place[:, None] * self.width
+            column = own - self.before + np.arange(self.length)
+            inside = (column >= 0) & (column < self.corpus.window_length[window][:, None])
+            text, counts = self.corpus.windows(window)
+            where = np.where(inside, column, 0)
+            ids[some] = np.where(inside, np.take_along_axis(text, where, axis=1), -1)
+            counted[some] = inside & (column >= own) & np.take_along_axis(counts, where, axis=1)
         return ids, counted
 
 
 def uniform(segment: Int[np.ndarray, " n"], feature: Int[np.ndarray, " n"] | int, seed: int) -> Float[np.ndarray, " n"]:
     """A number in [0, 1) for each pair, from a hash (splitmix64): the largest ones of a feature are a uniform sample of its segments."""
-    x = np.asarray(segment).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    x ^= (np.asarray(feature).astype(np.uint64) + np.uint64(seed + 1)) * np.uint64(0xD1B54A32D192ED03)
+    x = np.atleast_1d(segment).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    x ^= (np.atleast_1d(feature).astype(np.uint64) + np.uint64(seed + 1)) * np.uint64(0xD1B54A32D192ED03)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
     x ^= x >> np.uint64(31)
@@ -158,11 +159,11 @@ class Kept:
         key = np.concatenate([self.key[rows], block.key], axis=1)
         segment = np.concatenate([self.segment[rows], block.segment], axis=1)
         best = np.lexsort((segment, -key), axis=1)[:, :capacity]
-        self.key[rows] = np.take_along_axis(key, best, axis=1)
-        self.segment[rows] = np.take_along_axis(segment, best, axis=1)
-        self.peak[rows] = np.take_along_axis(np.concatenate([self.peak[rows], block.peak], axis=1), best, axis=1)
-        levels = np.concatenate([self.levels[rows], block.levels], axis=1)
-        self.levels[rows] = np.take_along_axis(levels, best[:, :, None], axis=1)
+        row = np.arange(len(rows))[:, None]
+        self.key[rows] = key[row, best]
+        self.segment[rows] = segment[row, best]
+        self.peak[rows] = np.concatenate([self.peak[rows], block.peak], axis=1)[row, best]
+        self.levels[rows] = np.concatenate([self.levels[rows], block.levels], axis=1)[row, best]
 
 
 class Pool:

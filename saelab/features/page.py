@@ -79,14 +79,14 @@ def _record(band: _Band, texts: SegmentTexts, strings: tuple[str, ...], before: 
         low=float(peaks.min()),
         high=float(peaks.max()),
         share=band.share,
-        examples=tuple(_example(texts, int(band.kept.segment[row]), band.kept.values[row], strings, before) for row in band.shown),
+        examples=tuple(_example(texts, band.kept, row, strings, before) for row in band.shown.tolist()),
     )
 
 
-def _example(texts: SegmentTexts, segment: int, values: Float[np.ndarray, " length"], strings: tuple[str, ...], before: int) -> Example:
-    row = int(np.searchsorted(texts.segment, segment))
+def _example(texts: SegmentTexts, kept: KeptSegments, number: int, strings: tuple[str, ...], before: int) -> Example:
+    row, values = int(np.searchsorted(texts.segment, kept.segment[number])), kept.values[number]
     columns = np.flatnonzero(texts.tokens[row] >= 0)
-    own = np.abs(np.where(np.arange(len(values)) >= before, values, 0))
+    off = np.where(np.arange(len(values)) >= before, np.abs(values - kept.peak[number]), np.inf)
     first = int(columns[0])
     return Example(
         document=int(texts.document[row]),
@@ -95,5 +95,5 @@ def _example(texts: SegmentTexts, segment: int, values: Float[np.ndarray, " leng
         position=int(texts.position[row]) + first,
         tokens=tuple([strings[token] for token in texts.tokens[row, columns].tolist()]),
         values=tuple(values[columns].tolist()),
-        peak=int(own.argmax()) - first,
+        peak=int(off.argmin()) - first,
     )

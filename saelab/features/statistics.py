@@ -41,12 +41,14 @@ class Statistics:
         starts = np.flatnonzero(np.diff(feature, prepend=-1))
         rows = feature[starts]
         exact = value.astype(np.float64)
-        self.count[rows] += np.diff(starts, append=len(feature))
+        sizes = np.diff(starts, append=len(feature))
+        self.count[rows] += sizes
         self.total[rows] += np.add.reduceat(exact, starts)
         self.squares[rows] += np.add.reduceat(exact * exact, starts)
         self.max[rows] = np.maximum(self.max[rows], np.maximum.reduceat(value, starts))
         self.min[rows] = np.minimum(self.min[rows], np.minimum.reduceat(value, starts))
-        np.add.at(self.histogram, (feature, bin_of(value)), 1)
+        cells = np.repeat(np.arange(len(rows)) * NUM_BINS, sizes) + bin_of(value)
+        self.histogram[rows] += np.bincount(cells, minlength=len(rows) * NUM_BINS).reshape(-1, NUM_BINS).astype(np.int32)
 
     def merge(self, other: "Statistics") -> None:
         """Counts in what another pass saw on other tokens."""

@@ -15,10 +15,10 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from saelab.errors import Corrupt, Invalid, NotFound
 from saelab.features import tables
-from saelab.features.examples import KeptSegments, SegmentTexts
+from saelab.features.examples import LEVELS, KeptSegments, SegmentTexts
 from saelab.features.page import bands
 from saelab.features.statistics import histogram, proportion
-from saelab.features.table_page import Filters, page_of, row_of, word_query
+from saelab.features.table_page import TableQuery, page_of, row_of, word_query
 from saelab.records import Feature, FeatureId, FeaturePage, FeatureRow, Label, Neighbour, Score, TokenValue
 from saelab.values import from_json, to_json
 
@@ -88,17 +88,43 @@ class FeatureStore:
         return FeatureId(model=self.facts["model"], source=self.facts["source"], index=index)
 
     def page(
-        self, filters: Filters | None = None, sort: str = "index", descending: bool = False, cursor: str | None = None, limit: int = 50
+        self,
+        *,
+        sort: str = "index",
+        descending: bool = False,
+        words: str | None = None,
+        dead: bool | None = None,
+        labelled: bool | None = None,
+        min_density: float | None = None,
+        max_density: float | None = None,
+        min_lift: float | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
     ) -> FeaturePage:
-        """One page of the table. Features without the number sorted by come last. Raises `Invalid` for a sort or cursor unknown."""
-        with self._engine.connect() as connection:
-            return page_of(connection, filters or Filters(), sort, descending, cursor, limit)
+        """One page of the table; the arguments are those of `TableQuery`.
 
-    def search(self, words: str, limit: int = 20) -> tuple[FeatureRow, ...]:
+        Raises `Invalid` for a limit or a cursor that cannot be right, `NotFound` for an unknown sort.
+        """
+        query = TableQuery(
+            sort=sort,
+            descending=descending,
+            words=words,
+            dead=dead,
+            labelled=labelled,
+            min_density=min_density,
+            max_density=max_density,
+            min_lift=min_lift,
+            cursor=cursor,
+            limit=limit,
+        )
+        with self._engine.connect() as connection:
+            return page_of(connection, query)
+
+    def search(self, words: str, limit: int = 20) -> list[FeatureRow]:
         """Features whose label or top tokens contain the words (or words that begin like them), best matches first."""
         match = word_query(words)
         if match is None or limit < 1:
-            return ()
+            return []
         with self._engine.connect() as connection:
             found = connection.execute(
                 text("SELECT rowid FROM words WHERE words MATCH :match ORDER BY bm25(words, 4.0, 1.0), rowid LIMIT :limit"),
@@ -106,7 +132,7 @@ class FeatureStore:
             )
             order = {int(number): rank for rank, (number,) in enumerate(found)}
             rows = connection.execute(select(tables.features).where(tables.features.c.index.in_(order))).mappings()
-            return tuple(sorted((row_of(row) for row in rows), key=lambda row: order[row.index]))
+            return sorted(map(row_of, rows), key=lambda row: order[row.index])
 
     def rows(self, indices: Iterable[int]) -> tuple[FeatureRow, ...]:
         """The table rows of some features, in the order asked for. Raises `NotFound` for one that is not there."""
@@ -173,9 +199,9 @@ class FeatureStore:
             rows = connection.execute(select(tables.examples).where(tables.examples.c.feature == index)).mappings().all()
         found: dict[str, KeptSegments] = {}
         for row in rows:
-            peak = np.frombuffer(row["peaks"], np.float32)
+            peak, scale = np.frombuffer(row["peaks"], np.float32), np.frombuffer(row["scales"], np.float32)
             levels = np.frombuffer(row["levels"], np.int8).reshape(-1, length)
-            values = levels.astype(np.float32) / 127 * np.abs(peak)[:, None]
+            values = levels.astype(np.float32) / LEVELS * scale[:, None]
             found[row["kind"]] = KeptSegments(segment=np.frombuffer(row["segments"], np.int64), peak=peak, values=values)
         return found
 

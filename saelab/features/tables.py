@@ -74,10 +74,11 @@ examples = Table(
     Column("kind", Text, primary_key=True),
     Column("segments", LargeBinary, nullable=False),
     Column("peaks", LargeBinary, nullable=False),
+    Column("scales", LargeBinary, nullable=False),
     Column("levels", LargeBinary, nullable=False),
 )
-"""Kept segments of a feature by kind (top, bottom, explain, select, score): ids (int64), peaks (float32), activations in 1/127 of the
-peak (int8)."""
+"""Kept segments of a feature by kind (top, bottom, explain, select, score): ids (int64), peaks (float32), largest magnitudes
+(float32), activations in 1/127 of these (int8)."""
 
 segments = Table(
     "segments",

@@ -85,10 +85,7 @@ class _Writer:
         self.lens = lens
         kept = [table.segment for table in collected.kept.values()]
         self.segments = np.unique(np.concatenate([*(ids[ids >= 0] for ids in kept), collected.pool.segments[collected.pool.seen]]))
-        shown = [collected.grid.tokens(int(segment)) for segment in self.segments]
-        length = collected.grid.length
-        self.ids: Int[np.ndarray, "segment length"] = np.array([ids for ids, _ in shown], np.int32).reshape(-1, length)
-        self.counted = np.array([counted for _, counted in shown], np.bool_).reshape(-1, length)
+        self.ids, self.counted = collected.grid.tokens(self.segments)
 
     def write(self, model: str, source: str, neighbours: Neighbours | None) -> None:
         """Fills every table."""
@@ -148,13 +145,15 @@ class _Writer:
     def _example_rows(self) -> Iterator[dict[str, Any]]:
         for kind, kept in self.collected.kept.items():
             sizes = (kept.segment >= 0).sum(1).tolist()
+            peaks = {"top": kept.key, "bottom": -kept.key}.get(kind, kept.peak).astype(np.float32)
             for feature, size in enumerate(sizes):
                 if size:
                     yield {
                         "feature": feature,
                         "kind": kind,
                         "segments": kept.segment[feature, :size].tobytes(),
-                        "peaks": kept.peak[feature, :size].tobytes(),
+                        "peaks": peaks[feature, :size].tobytes(),
+                        "scales": np.abs(kept.peak[feature, :size]).tobytes(),
                         "levels": kept.levels[feature, :size].tobytes(),
                     }
 

@@ -55,8 +55,10 @@ class Rules(Labeller):
 
     def label(self, view: ExplainView) -> Label:
         """The label of a feature. Raises `Unscored` where it fires in too few windows."""
-        if len(view.positives) < self.min_windows or not len(view.negatives):
+        if len(view.positives) < self.min_windows:
             raise Unscored(f"fires in {len(view.positives)} windows of the explain documents, at least {self.min_windows} are needed")
+        if not len(view.negatives):
+            raise Unscored("fires in every window of the pool of explain documents, so that nothing can be told apart")
         ranked = self._fitted(view)
         rule, precision = self._chosen(view, ranked)
         output = self._output(view)

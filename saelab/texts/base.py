@@ -79,11 +79,13 @@ def pieces(paragraphs: Iterable[str], size: int = PIECE, glue: str = "\n\n") -> 
 
 
 def _parts(paragraph: str, size: int) -> Iterator[str]:
+    """The paragraph, or where it is much too long its parts; blank ones are left out."""
     begin = 0
     while len(paragraph) - begin > 2 * size:
         space = paragraph.find(" ", begin + size, begin + 2 * size)
         end = space if space >= 0 else begin + size
-        yield paragraph[begin:end]
+        if not paragraph[begin:end].isspace():
+            yield paragraph[begin:end]
         begin = end
     if paragraph[begin:].strip():
         yield paragraph[begin:]

@@ -79,7 +79,9 @@ def bench_capture(lab: Lab) -> dict[str, float]:
                 bridge.run_with_cache(batch, names_filter=lab.hook, stop_at_layer=layer + 1, prepend_bos=False)
         return tokens.numel()
 
-    return alternate({"capture: saelab": ours, "capture: plain Hugging Face loop": plain, "capture: TransformerLens bridge (float32)": bridged})
+    return alternate(
+        {"capture: saelab": ours, "capture: plain Hugging Face loop": plain, "capture: TransformerLens bridge (float32)": bridged}
+    )
 
 
 class Dense(nn.Module):
@@ -165,7 +167,9 @@ def main(run: str) -> None:
     """Prints the table."""
     lab = Lab(Path(run))
     found = ", ".join(f"{name} {version}" for name, version in versions().items())
-    print(f"Machine: {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads. {found}. Subject in {lab.subject.dtype}.\n")
+    print(
+        f"Machine: {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads. {found}. Subject in {lab.subject.dtype}.\n"
+    )
     print("| what | a second |\n| --- | ---: |")
     for bench in (bench_capture, bench_train, bench_collect, bench_steer):
         for name, rate in bench(lab).items():

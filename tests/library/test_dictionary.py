@@ -65,7 +65,9 @@ def test_a_treatment_of_activations_that_is_not_folded_in_is_refused(tmp_path, n
 @pytest.mark.parametrize(("kind", "extra"), [(TopK, {"k": 4, "rescale_acts_by_decoder_norm": False}), (JumpReLU, {})])
 def test_a_saved_folder_has_the_keys_and_shapes_of_saelens(tmp_path, kind, extra):
     dictionary = small(kind)
-    dictionary.provenance = Provenance(model="m", hook="blocks.1.hook_resid_post", context=8, prepend_bos=True, skip_first=1, special_ids=(0,))
+    dictionary.provenance = Provenance(
+        model="m", hook="blocks.1.hook_resid_post", context=8, prepend_bos=True, skip_first=1, special_ids=(0,)
+    )
     save_dictionary(dictionary, tmp_path)
     settings = json.loads((tmp_path / CONFIG_FILE).read_text())
     ours = settings["metadata"].pop("saelab")

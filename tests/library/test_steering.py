@@ -85,7 +85,12 @@ def test_the_first_position_is_left_alone(lab):
 
 @pytest.mark.parametrize(
     ("fields", "words"),
-    [({"max_tokens": 0}, "max_tokens"), ({"temperature": -1.0}, "temperature"), ({"interventions": ()}, "no intervention"), ({"prompt": ""}, "empty")],
+    [
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"interventions": ()}, "no intervention"),
+        ({"prompt": ""}, "empty"),
+    ],
 )
 def test_a_request_that_cannot_be_is_refused_before_the_first_token(lab, fields, words):
     given = {"prompt": "5 9", "interventions": (Intervention(feature=3, op="add"),), "max_tokens": 4, **fields}

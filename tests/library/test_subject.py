@@ -7,7 +7,14 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, GPTNeoX
 from saelab.errors import Invalid, NotFound
 from saelab.subject import Subject
 
-WIDTH = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 50, "max_position_embeddings": 64}
+WIDTH = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "vocab_size": 50,
+    "max_position_embeddings": 64,
+}
 GROUPED = {**WIDTH, "num_key_value_heads": 2}
 CONFIGS = {
     "llama": LlamaConfig(**GROUPED),
@@ -78,7 +85,10 @@ def test_the_parts_of_a_block_add_up(subject, tokens):
 
 def test_a_forward_pass_ends_after_the_last_hook(subject, tokens):
     ran = []
-    handles = [block.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, block in enumerate(subject.site(h).module for h in subject.hooks() if h.endswith("resid_post"))]
+    handles = [
+        block.register_forward_hook(lambda *_, i=i: ran.append(i))
+        for i, block in enumerate(subject.site(h).module for h in subject.hooks() if h.endswith("resid_post"))
+    ]
     subject.activations(tokens, ["blocks.1.hook_resid_post"])
     for handle in handles:
         handle.remove()
@@ -88,7 +98,9 @@ def test_a_forward_pass_ends_after_the_last_hook(subject, tokens):
 def test_padding_on_the_right_changes_nothing(subject, tokens):
     hook = "blocks.1.hook_resid_post"
     padded = torch.cat([tokens, torch.full((3, 4), 7)], dim=1)
-    torch.testing.assert_close(subject.activations(padded, [hook])[hook][:, :10], subject.activations(tokens, [hook])[hook], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        subject.activations(padded, [hook])[hook][:, :10], subject.activations(tokens, [hook])[hook], atol=1e-5, rtol=1e-5
+    )
 
 
 def test_an_unknown_hook_is_answered_with_close_matches(subject, tokens):
@@ -124,7 +136,11 @@ def test_rows_draw_with_the_same_random_numbers(subject):
 
 
 def test_an_edit_of_one_row_leaves_the_other_alone(subject):
-    push = {"blocks.1.hook_resid_post": lambda x, m: torch.where(m[..., None], x + 30 * torch.randn(32, generator=torch.Generator().manual_seed(1)), x)}
+    push = {
+        "blocks.1.hook_resid_post": lambda x, m: torch.where(
+            m[..., None], x + 30 * torch.randn(32, generator=torch.Generator().manual_seed(1)), x
+        )
+    }
     both = list(subject.generate([5, 9, 12], [{}, push], editable=[False, True, True], max_tokens=8))
     alone = list(subject.generate([5, 9, 12], [{}], editable=[True] * 3, max_tokens=8))
     assert [row[0] for row in both][: len(alone)] == [row[0] for row in alone][: len(both)]

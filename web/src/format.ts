@@ -24,16 +24,21 @@ export function percent(share: number): string {
   return `${Number((share * 100).toPrecision(2))} %`;
 }
 
-/** A number with its sign: `+0.21`, `−0.05`. */
-export function signed(value: number | null | undefined): string {
+/** A number with two decimals: `0.83`, for scores, whose columns line up. */
+export function score(value: number | null | undefined): string {
   if (value === null || value === undefined) return "–";
-  return `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
+  return (value < 0 ? "−" : "") + Math.abs(value).toFixed(2);
+}
+
+/** A score with its sign: `+0.21`, `−0.05`. */
+export function signed(value: number | null | undefined): string {
+  return value === null || value === undefined || value < 0 ? score(value) : `+${score(value)}`;
 }
 
 /** An interval: `[0.15, 0.27]`; empty where an end is missing. */
-export function interval(low: number | null | undefined, high: number | null | undefined): string {
+export function interval(low: number | null | undefined, high: number | null | undefined, show = number): string {
   if (low === null || low === undefined || high === null || high === undefined) return "";
-  return `[${number(low)}, ${number(high)}]`;
+  return `[${show(low)}, ${show(high)}]`;
 }
 
 /** A token standing alone, its whitespace made visible: `·the`, `↵`. */
@@ -41,6 +46,11 @@ export const token = (text: string) => text.replaceAll(" ", "·").replaceAll("\n
 
 /** A token within running text: spaces stay, line breaks become a sign. */
 export const inline = (text: string) => text.replaceAll("\n", "↵").replaceAll("\t", " ");
+
+/** A token's leading space and the rest of it: a shade on the rest alone leaves nothing behind at a line's end. */
+export function splitSpace(text: string): [string, string] {
+  return /^ \S/.test(text) ? [" ", text.slice(1)] : ["", text];
+}
 
 /** A time span: `0.8 s`, `42 s`, `3 min 20 s`. */
 export function duration(seconds: number): string {

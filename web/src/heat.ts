@@ -10,8 +10,3 @@ export function heat(value: number, scale: number): number {
 export function around(peak: number, length: number, before: number, after: number): { start: number; end: number } {
   return { start: Math.max(0, peak - before), end: Math.min(length, peak + after + 1) };
 }
-
-/** Index of the strongest value; 0 for an empty list. */
-export function strongest(values: readonly number[]): number {
-  return values.reduce((best, value, index) => (Math.abs(value) > Math.abs(values[best] ?? 0) ? index : best), 0);
-}

@@ -10,6 +10,7 @@ import { FailurePage } from "./parts/states";
 import "./style/theme.css";
 import "./style/base.css";
 import "./style/parts.css";
+import "./style/figure.css";
 import "./style/runs.css";
 import "./style/features.css";
 import "./style/feature.css";

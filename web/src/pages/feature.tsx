@@ -3,7 +3,7 @@ import { useSignal } from "@preact/signals";
 import { useLocation } from "preact-iso";
 import { getFeature, type Place } from "../api/client";
 import type { Feature } from "../api/records";
-import { featureLink, steerLink, tableLink } from "../links";
+import { backLink, featureLink, steerLink } from "../links";
 import { Examples } from "../parts/examples";
 import { Firing, Logits } from "../parts/facts";
 import { useKeys } from "../parts/keys";
@@ -37,9 +37,9 @@ function FeatureView({ place, feature }: { place: Place; feature: Feature }) {
     { key: "j", does: "next feature", run: () => go(feature.next) },
     { key: "k", does: "previous feature", run: () => go(feature.previous) },
     { key: "s", does: "steer with this feature", run: () => route(steerLink(place, index)) },
-    { key: "u", does: "up to the table", run: () => route(tableLink(place)) },
+    { key: "u", does: "up to the table", run: () => route(backLink(place)) },
   ]);
-  const crumbs = [{ text: place.model }, { text: place.source, href: tableLink(place) }, { text: `#${index}` }];
+  const crumbs = [{ text: place.model }, { text: place.source, href: backLink(place) }, { text: `#${index}` }];
   return (
     <Shell title={`#${index} ${feature.label?.text ?? ""}`} crumbs={crumbs} actions={<Steps place={place} feature={feature} />}>
       <div class="feature-head">
@@ -58,12 +58,12 @@ function FeatureView({ place, feature }: { place: Place; feature: Feature }) {
         <div class="column">
           <Firing feature={feature} marker={reached.value} />
           <Logits feature={feature} />
+          <Neighbours place={place} neighbours={feature.neighbours} />
         </div>
-        <div class="column wide">
+        <div class="column">
           <OwnText place={place} feature={feature} reached={reached} />
           <Examples bands={feature.bands} max={feature.max} />
         </div>
-        <Neighbours place={place} neighbours={feature.neighbours} />
       </div>
     </Shell>
   );

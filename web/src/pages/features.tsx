@@ -1,9 +1,10 @@
 /** The feature table of a dictionary. */
+import { useEffect } from "preact/hooks";
 import { useLocation } from "preact-iso";
 import { getSource, type Place } from "../api/client";
 import type { Source } from "../api/records";
 import * as format from "../format";
-import { steerLink, tableLink } from "../links";
+import { rememberTable, steerLink, tableLink } from "../links";
 import { FeatureTable, focusRow } from "../parts/feature_table";
 import { Filters } from "../parts/filters";
 import { useKeys } from "../parts/keys";
@@ -46,6 +47,7 @@ function Browse({ place }: { place: Place }) {
   const state = readTable(url.split("?")[1] ?? "");
   const { rows, more } = useRows(place, state);
   const show = (next: TableState, replace = true) => route(tableLink(place) + writeTable(next), replace);
+  useEffect(() => rememberTable(url), [url]);
   useKeys([
     { key: "j", does: "next row", run: () => focusRow(1) },
     { key: "k", does: "previous row", run: () => focusRow(-1) },

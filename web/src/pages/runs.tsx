@@ -83,7 +83,7 @@ function SourceView({ source }: { source: Source }) {
       ) : (
         <div class="source-body">
           {source.quality ? <QualityTable quality={source.quality} name={source.architecture} /> : <Empty>Not evaluated yet.</Empty>}
-          <Figure place={source} name="training" title={`Training curves of ${source.source}`} />
+          <Figure place={source} name="training" title="Training" />
         </div>
       )}
       {collected && (

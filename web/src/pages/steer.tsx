@@ -4,7 +4,7 @@ import { useEffect, useRef } from "preact/hooks";
 import { useLocation } from "preact-iso";
 import type { Place } from "../api/client";
 import type { Intervention, SteerRequest } from "../api/records";
-import { tableLink, steerLink } from "../links";
+import { backLink, steerLink } from "../links";
 import { AddFeature } from "../parts/add_feature";
 import { ChangeEditor } from "../parts/change";
 import { GenerationForm } from "../parts/generation";
@@ -31,21 +31,21 @@ export function SteerPage({ model, source }: Place) {
   useKeys([
     { key: "g", does: "generate", run: go },
     { key: "Escape", does: "stop", run: stop },
-    { key: "u", does: "up to the table", run: () => route(tableLink(place)) },
+    { key: "u", does: "up to the table", run: () => route(backLink(place)) },
   ]);
   return (
-    <Shell title={`Steer ${source}`} crumbs={[{ text: model }, { text: source, href: tableLink(place) }, { text: "steer" }]}>
+    <Shell title={`Steer ${source}`} crumbs={[{ text: model }, { text: source, href: backLink(place) }, { text: "steer" }]}>
       <h1>Steer</h1>
       <div class="steer-form">
-        <form class="panel" aria-label="Prompt" onSubmit={submit}>
+        <form class="panel" aria-label="Generation" onSubmit={submit}>
           <GenerationForm request={request} onRequest={change} />
           <div class="actions">
             {running ? (
-              <button type="button" class="primary" onClick={stop}>
+              <button key="stop" type="button" class="primary" onClick={stop}>
                 Stop
               </button>
             ) : (
-              <button type="submit" class="primary" disabled={!ready}>
+              <button key="go" type="submit" class="primary" disabled={!ready}>
                 Generate
               </button>
             )}

@@ -49,7 +49,7 @@ function ExampleLine({ example, max, full }: { example: Example; max: number; fu
         values={values}
         scale={max}
         peak={peak}
-        {...(full ? {} : { range: around(peak, tokens.length, 14, 8) })}
+        {...(full ? {} : { range: around(peak, tokens.length, 20, 10) })}
         onPoint={(index) => (pointed.value = index)}
       />
       <p class="example-meta">

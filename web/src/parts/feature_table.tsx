@@ -62,7 +62,7 @@ function ariaSort(state: TableState, sort: Sort | undefined): "ascending" | "des
 }
 
 function SortButton({ sort, title, state, onState }: { sort: Sort; title: string; state: TableState; onState: Props["onState"] }) {
-  const arrow = state.sort !== sort ? "" : state.descending ? " ↓" : " ↑";
+  const arrow = state.sort !== sort ? "" : state.descending ? "↓" : "↑";
   return (
     <button type="button" class="sort" aria-label={`Sort by ${sort}`} onClick={() => onState(sortBy(state, sort))}>
       {title}
@@ -82,7 +82,7 @@ function Row({ place, row }: { place: Place; row: FeatureRow }) {
         </a>
       </td>
       <td class="num" data-name="score">
-        {format.number(row.score)}
+        {format.score(row.score)}
       </td>
       <td class="num" data-name="lift">
         {format.signed(row.lift)}

@@ -9,7 +9,7 @@ import { Failure, Loading } from "./states";
 interface Props {
   place: Place;
   name: string;
-  /** What it shows, for those who do not see it. */
+  /** What it shows. */
   title: string;
   /** Asks for the figure again when it changes. */
   version?: number;
@@ -37,7 +37,8 @@ export function Figure({ place, name, title, version = 0 }: Props) {
     return () => dark.removeEventListener("change", paint);
   }, [data]);
   return (
-    <figure class="figure" aria-label={title}>
+    <figure class="figure">
+      <figcaption class="quiet-text">{title}</figcaption>
       {error && <Failure error={error} />}
       {!data && !error && <Loading what="the figure" />}
       <div ref={box} class="plot" data-testid={`figure-${name}`} />
@@ -48,14 +49,16 @@ export function Figure({ place, name, title, version = 0 }: Props) {
 async function draw(element: HTMLElement, { data, layout }: PlotlyFigure): Promise<void> {
   const { default: plotly } = await import("plotly.js-basic-dist-min");
   const style = getComputedStyle(element);
-  await plotly.react(element, data, themed(layout, (name) => style.getPropertyValue(name).trim()), { responsive: true, displaylogo: false, displayModeBar: false });
+  const own = themed(layout, (name) => style.getPropertyValue(name).trim());
+  const dragmode = matchMedia("(pointer: coarse)").matches ? false : "zoom"; // a finger that scrolls the page must not zoom
+  await plotly.react(element, data, { ...own, dragmode }, { responsive: true, displayModeBar: false });
 }
 
-/** The layout in the page's own colours. */
+/** The layout in the page's own colours and size, without the title, which stands above it. */
 export function themed(layout: Record<string, unknown>, colour: (name: string) => string): Record<string, unknown> {
   const axes = Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key));
   const lines = { gridcolor: colour("--line"), linecolor: colour("--line"), zerolinecolor: colour("--line"), automargin: true };
-  const { template: _, width: __, ...rest } = layout;
+  const { template: _, title: __, width: ___, height: ____, ...rest } = layout;
   return {
     ...rest,
     ...Object.fromEntries([...new Set(["xaxis", "yaxis", ...axes])].map((key) => [key, { ...(layout[key] as object | undefined), ...lines }])),
@@ -63,7 +66,8 @@ export function themed(layout: Record<string, unknown>, colour: (name: string) =
     plot_bgcolor: "transparent",
     colorway: [colour("--accent"), colour("--second"), colour("--third"), colour("--muted")],
     font: { family: "system-ui, sans-serif", size: 13, color: colour("--text") },
-    margin: { l: 48, r: 12, t: 40, b: 40 },
+    margin: { l: 48, r: 12, t: 30, b: 72 },
+    legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", xref: "container", x: 0.5, xanchor: "center" },
     autosize: true,
   };
 }

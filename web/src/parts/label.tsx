@@ -48,11 +48,11 @@ function ScoreLine({ score, labeller }: { score: Score; labeller: string }) {
     <div class="score" data-testid="score">
       <IntervalPlot score={score} value={score.value} />
       <span>
-        {score.metric} <b>{format.number(score.value)}</b> {format.interval(score.low, score.high)}
+        {score.metric} <b>{format.score(score.value)}</b> {format.interval(score.low, score.high, format.score)}
       </span>
-      <span title="The same score with labels of other features">null {format.number(score.null)}</span>
+      <span title="The same score with labels of other features">null {format.score(score.null)}</span>
       <span title="Score minus null, with its 95 % interval">
-        lift <b>{format.signed(score.lift)}</b> {format.interval(score.lift_low, score.lift_high)}
+        lift <b>{format.signed(score.lift)}</b> {format.interval(score.lift_low, score.lift_high, format.score)}
       </span>
       <span>n {format.count(score.n)}</span>
       {isUnproven(score) && <span class="tag warn">not better than chance</span>}

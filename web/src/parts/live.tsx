@@ -17,7 +17,7 @@ export function LiveTraining({ place }: { place: Place }) {
     const control = new AbortController();
     const look = async () => {
       try {
-        const rows = await getLog(place, last.peek()?.step ?? -1, control.signal);
+        const rows = await getLog(place, last.peek()?.step, control.signal);
         last.value = rows.at(-1) ?? last.peek();
         error.value = null;
       } catch (problem) {
@@ -39,7 +39,7 @@ export function LiveTraining({ place }: { place: Place }) {
         <span class="pulse" aria-hidden="true" /> {row ? `Training: step ${format.count(row.step)}, ${format.duration(row.seconds)}` : "Not trained yet"}
       </p>
       {row && <Metrics row={row} />}
-      {row && <Figure place={place} name="training" title="Training curves so far" version={row.step} />}
+      {row && <Figure place={place} name="training" title="Training so far" version={row.step} />}
     </div>
   );
 }

@@ -29,7 +29,7 @@ export function QualityTable({ quality, name }: { quality: Quality; name: string
       <caption>Held-out quality; baselines at the same L0</caption>
       <thead>
         <tr>
-          <th scope="col" />
+          <td />
           <th scope="col" class="num">
             {name}
           </th>

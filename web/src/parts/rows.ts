@@ -1,6 +1,6 @@
 /** The rows of the feature table, page by page. */
 import { type Signal, useSignal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { type ApiError, getFeatures, type Place } from "../api/client";
 import type { FeatureRow } from "../api/records";
 import { tableQuery, type TableState } from "../state/table";
@@ -17,8 +17,8 @@ export interface Rows {
 const NONE: Rows = { items: [], total: 0, cursor: null, loading: true, error: null };
 const PAGE = 50;
 
-/** The rows last shown, so that coming back from a feature finds the table as it was left. */
-const kept = { key: "", rows: NONE };
+/** The rows last shown and how far down, so that coming back from a feature finds the table as it was left. */
+const kept = { key: "", rows: NONE, scroll: 0 };
 
 /** The rows that match `state`, and a function that fetches more of them. */
 export function useRows(place: Place, state: TableState): { rows: Signal<Rows>; more: () => void } {
@@ -49,6 +49,13 @@ export function useRows(place: Place, state: TableState): { rows: Signal<Rows>; 
     else ask([], null);
     return () => control.current.abort();
   }, [key]);
+
+  useLayoutEffect(() => {
+    if (kept.key === key) scrollTo(0, kept.scroll);
+    const keep = () => void (kept.scroll = scrollY);
+    addEventListener("scroll", keep, { passive: true });
+    return () => removeEventListener("scroll", keep);
+  }, []);
 
   const more = () => {
     const { items, cursor, loading } = rows.peek();

@@ -9,8 +9,8 @@ export function SideBySide({ texts }: { texts: Texts }) {
   const difference = completion ? completion.first_difference : firstDifference(base, steered);
   return (
     <div class="side-by-side">
-      <Pane name="base" title="Base" tokens={base} text={completion?.base} difference={difference} running={texts.phase === "running"} />
-      <Pane name="steered" title="Steered" tokens={steered} text={completion?.steered} difference={difference} running={texts.phase === "running"} />
+      <Pane name="base" title="Base" texts={texts} tokens={base} text={completion?.base} difference={difference} />
+      <Pane name="steered" title="Steered" texts={texts} tokens={steered} text={completion?.steered} difference={difference} />
     </div>
   );
 }
@@ -18,28 +18,36 @@ export function SideBySide({ texts }: { texts: Texts }) {
 interface PaneProps {
   name: string;
   title: string;
+  texts: Texts;
   tokens: readonly string[];
   /** The finished text; where the tokens do not spell it (a character split over tokens), it is shown in their place. */
   text: string | undefined;
   difference: number | null;
-  running: boolean;
 }
 
-function Pane({ name, title, tokens, text, difference, running }: PaneProps) {
+function Pane({ name, title, texts: { prompt, phase }, tokens, text, difference }: PaneProps) {
   const spelled = text === undefined || tokens.join("") === text;
   const cut = difference ?? tokens.length;
+  const [space, rest] = format.splitSpace(tokens[cut] ?? "");
   return (
     <section class="panel pane" aria-labelledby={`pane-${name}`}>
       <h2 id={`pane-${name}`}>{title}</h2>
-      <p class="generated" data-testid={`text-${name}`} aria-busy={running}>
-        {spelled ? tokens.slice(0, cut).join("") : text}
-        {spelled && cut < tokens.length && (
-          <mark class="difference" title="first difference" data-testid={`difference-${name}`}>
-            {tokens[cut]}
-          </mark>
-        )}
-        {spelled && tokens.slice(cut + 1).join("")}
-        {running && <span class="caret" aria-hidden="true" />}
+      <p class="generated" aria-busy={phase === "running"}>
+        {phase === "idle" && <span class="prompt">Nothing generated yet.</span>}
+        <span class="prompt">{prompt}</span>
+        <span data-testid={`text-${name}`}>
+          {spelled ? tokens.slice(0, cut).join("") : text}
+          {spelled && cut < tokens.length && (
+            <>
+              {space}
+              <mark class="difference" title="first difference" data-testid={`difference-${name}`}>
+                {rest}
+              </mark>
+            </>
+          )}
+          {spelled && tokens.slice(cut + 1).join("")}
+        </span>
+        {phase === "running" && <span class="caret" aria-hidden="true" />}
       </p>
     </section>
   );

@@ -9,13 +9,15 @@ export type Phase = "idle" | "running" | "stopped" | "done" | "failed";
 
 export interface Texts {
   phase: Phase;
+  /** What the texts go on from; empty for a chat. */
+  prompt: string;
   base: string[];
   steered: string[];
   completion: Completion | null;
   error: ApiError | null;
 }
 
-const EMPTY: Texts = { phase: "idle", base: [], steered: [], completion: null, error: null };
+const EMPTY: Texts = { phase: "idle", prompt: "", base: [], steered: [], completion: null, error: null };
 
 /** The texts so far, and functions that start and stop them. A new start, like leaving the page, stops the one before. */
 export function useSteering(place: Place): { texts: Texts; start: (request: SteerRequest) => void; stop: () => void } {
@@ -27,7 +29,7 @@ export function useSteering(place: Place): { texts: Texts; start: (request: Stee
     control.current?.abort();
     const mine = new AbortController();
     control.current = mine;
-    texts.value = { ...EMPTY, phase: "running" };
+    texts.value = { ...EMPTY, phase: "running", prompt: request.chat ? "" : request.prompt };
     try {
       for await (const event of streamSteer(place, request, mine.signal)) {
         if (control.current !== mine) return;

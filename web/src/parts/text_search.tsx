@@ -60,7 +60,7 @@ function Found({ place, found }: { place: Place; found: TokenActivations }) {
   if (found.features.length === 0) return <Empty>No feature fires on this text.</Empty>;
   return (
     <>
-      <p class="quiet-text">
+      <p class="quiet-text found-head">
         The {found.features.length} strongest features. The shade is relative to each feature's own maximum on this text.
       </p>
       <ol class="found" data-testid="text-features">

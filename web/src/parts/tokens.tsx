@@ -57,10 +57,14 @@ function Token({ at, text, value, scale, counted, peak }: TokenProps) {
   if (value === 0) return <span data-at={at}>{shown}</span>;
   const kind = `${value < 0 ? "cool" : "hot"}${peak ? " peak" : ""}`;
   const words = `activation ${format.number(value)}`;
+  const [space, rest] = format.splitSpace(shown);
   return (
-    <mark class={kind} style={{ "--heat": `${heat(value, scale)}%` }} title={words} aria-description={words} data-at={at}>
-      {shown}
-    </mark>
+    <>
+      {space}
+      <mark class={kind} style={{ "--heat": `${heat(value, scale)}%` }} title={words} aria-description={words} data-at={at}>
+        {rest}
+      </mark>
+    </>
   );
 }
 
