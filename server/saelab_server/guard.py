@@ -7,11 +7,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from saelab_server.errors import Problem, answer, plain_problem
 
-POLICY = (
-    "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
-    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
-)
-"""What pages may load: nothing of other hosts, no inline script. Plotly draws with inline styles and saves pictures as data."""
+POLICY = "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
+"""What pages may load: nothing of other hosts, no inline script or style. Plotly saves pictures as data."""
 
 _MAX_BODY = 1 << 20
 

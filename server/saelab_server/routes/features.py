@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
 
-from saelab.features.table_page import MAX_LIMIT, Filters
+from saelab.features.table_page import MAX_LIMIT
 from saelab.records import Feature, FeaturePage, Neighbour
 from saelab.values import value
 from saelab_server.deps import FeaturesDep, IndexDep
@@ -33,23 +33,12 @@ class TableQuery:
     cursor: Annotated[str | None, Query(max_length=500, description="`next_cursor` of the page before.")] = None
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Rows a page.")] = 50
 
-    @property
-    def filters(self) -> Filters:
-        """The conditions on a row."""
-        return Filters(
-            words=self.q,
-            dead=self.dead,
-            labelled=self.labelled,
-            min_density=self.min_density,
-            max_density=self.max_density,
-            min_lift=self.min_lift,
-        )
-
 
 @router.get("")
 def list_features(features: FeaturesDep, query: Annotated[TableQuery, Depends()]) -> FeaturePage:
     """A page of the feature table: sorted, filtered, searched."""
-    return features.page(query.filters, query.sort, query.descending, query.cursor, query.limit)
+    wanted = vars(query).copy()
+    return features.page(words=wanted.pop("q"), **wanted)
 
 
 @router.get("/{index}")

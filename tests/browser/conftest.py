@@ -1,0 +1,102 @@
+"""Pages in a real browser: a live `saelab serve` over the toy run, and Chromium that may speak to no other host.
+
+Chromium is `SAELAB_CHROMIUM`, or else a known name on the PATH. Where there is none the tests are skipped, unless `SAELAB_CHROMIUM` is set
+or `SAELAB_BROWSER=required`, as continuous integration sets it.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, sync_playwright
+
+from saelab import recipes
+from saelab.run import Run
+from saelab_server.settings import WEB
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+LAPTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+
+
+def chromium() -> str:
+    """The browser's path; skips the test, or fails it where a browser is required."""
+    named = os.environ.get("SAELAB_CHROMIUM")
+    found = named if named else next((path for path in map(shutil.which, NAMES) if path), None)
+    if found and Path(found).is_file():
+        return found
+    reason = f"SAELAB_CHROMIUM names {named}, which is no file" if named else f"there is no Chromium on the PATH ({', '.join(NAMES)})"
+    if named or os.environ.get("SAELAB_BROWSER") == "required":
+        pytest.fail(f"{reason}; run: make browser")
+    pytest.skip(f"{reason}; run: make browser")
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory) -> Run:
+    """The toy world from text to scored labels."""
+    run = Run(tmp_path_factory.mktemp("browser") / "runs" / "toy")
+    recipes.make(run, recipes.RECIPES["toy"]())
+    return run
+
+
+@pytest.fixture(scope="session")
+def address(toy_run: Run) -> Iterator[str]:
+    """Where a live service answers, a process of its own on a free port."""
+    if not (WEB / "index.html").is_file():
+        pytest.fail("the dashboard is not built; run: make web")
+    command = [sys.executable, "-m", "saelab_server", "serve", str(toy_run.path.parent), "--port", "0"]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as process:
+        assert process.stdout
+        found = re.search(r"http://\S+", process.stdout.readline())
+        try:
+            assert found, "the service printed no address"
+            yield found.group()
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def chrome() -> Iterator[Browser]:
+    """One browser for all tests."""
+    path = chromium()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=[LAPTOP, PHONE], ids=["laptop", "phone"])
+def page(chrome: Browser, address: str, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """A fresh page in both widths. A request to another host, an error of a script or one on the console fails the test."""
+    foreign: list[str] = []
+    errors: list[str] = []
+
+    def watch(route: Route) -> None:
+        if route.request.url.startswith((address + "/", "data:", "blob:")):
+            route.continue_()
+        else:
+            foreign.append(route.request.url)
+            route.abort()
+
+    context = chrome.new_context(viewport=request.param, base_url=address)
+    context.route("**/*", watch)
+    page = context.new_page()
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    yield page
+    context.close()
+    assert foreign == []
+    assert errors == []

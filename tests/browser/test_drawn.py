@@ -1,0 +1,24 @@
+"""Every page is drawn, from this host alone and without an error."""
+
+import pytest
+
+
+def test_the_start_page_lists_the_run(page):
+    page.goto("/")
+    page.get_by_text("1-res-topk").first.wait_for()
+
+
+@pytest.mark.parametrize("rest", ["", "/0", "/steer?feature=0"])
+def test_a_page_of_a_dictionary_is_drawn(page, toy_run, rest):
+    (source,) = toy_run.sources()
+    page.goto(f"/toy/{source}{rest}")
+    page.get_by_role("heading").first.wait_for()
+    page.wait_for_load_state("networkidle")
+
+
+def test_a_page_fits_the_width_of_the_screen(page, toy_run):
+    (source,) = toy_run.sources()
+    for path in ("/", f"/toy/{source}", f"/toy/{source}/0", f"/toy/{source}/steer?feature=0"):
+        page.goto(path)
+        page.wait_for_load_state("networkidle")
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), f"{path} scrolls sideways"
