@@ -27,6 +27,7 @@ def test_a_notebook_is_committed_without_outputs(path: Path):
 def test_a_notebook_runs_offline_from_top_to_bottom(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'server'}")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     notebook = opened(path)
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     drawn = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
