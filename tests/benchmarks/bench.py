@@ -166,9 +166,8 @@ def main(run: str) -> None:
     """Prints the table."""
     lab = Lab(Path(run))
     found = ", ".join(f"{name} {version}" for name, version in versions().items())
-    print(
-        f"Machine: {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads. {found}. Subject in {lab.subject.dtype}.\n"
-    )
+    machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    print(f"Machine: {machine}. {found}. Subject in {lab.subject.dtype}.\n")
     print("| what | a second |\n| --- | ---: |")
     for bench in (bench_capture, bench_train, bench_collect, bench_steer):
         for name, rate in bench(lab).items():
