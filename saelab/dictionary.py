@@ -53,6 +53,8 @@ class Provenance:
     """Positions at the start of every window that do not count: the first one is an attention sink."""
     special_ids: tuple[int, ...]
     """Token ids that do not count."""
+    max_norm: float | None = None
+    """Norm above which an activation is massive and does not count; none where all count."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,12 @@ class Dictionary(nn.Module, ABC):
     @abstractmethod
     def directions(self) -> Float[Tensor, "d_sae d_in"]:
         """What one unit of each feature adds to the activation: the decoder's rows."""
+
+    def ordinary(self, x: Float[Tensor, "*batch d_in"]) -> Bool[Tensor, "*batch"]:
+        """Which activations are of ordinary size: massive ones were never read in training and must be left alone."""
+        limit = None if self.provenance is None else self.provenance.max_norm
+        norms = x.float().norm(dim=-1)
+        return torch.ones_like(norms, dtype=torch.bool) if limit is None else norms <= limit
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def feature_edit(dictionary: Dictionary, interventions: Sequence[Intervention], 
         z = _activations(dictionary, wide, features) if reads else wide.new_zeros(*x.shape[:-1], len(strengths))
         changes = [OPS[item.op](z[..., i], s) for i, (item, s) in enumerate(zip(interventions, strengths, strict=True))]
         delta = torch.stack(changes, dim=-1) @ directions if changes else torch.zeros_like(wide)
-        changed = mask[..., None] & (delta != 0).any(-1, keepdim=True)
+        changed = (mask & dictionary.ordinary(x))[..., None] & (delta != 0).any(-1, keepdim=True)
         return torch.where(changed, (wide + delta).to(x.dtype), x)
 
     return edit

@@ -107,8 +107,12 @@ def activations_on(lab: Lab, text: str, features: Sequence[int] | None = None, t
     limit = min(lab.subject.max_context, 4096)
     if not 1 <= len(ids) <= limit:
         raise Invalid(f"The text has {len(ids)} tokens; it must have from 1 to {limit}.")
-    counted = [i >= lab.policy.skip_first and token not in lab.policy.special_ids for i, token in enumerate(ids)]
     x = lab.subject.activations(torch.tensor([ids]), [lab.hook])[lab.hook][0].float()
+    ordinary = lab.dictionary.ordinary(x).tolist()
+    counted = [
+        fine and i >= lab.policy.skip_first and token not in lab.policy.special_ids
+        for i, (token, fine) in enumerate(zip(ids, ordinary, strict=True))
+    ]
     z = lab.dictionary.encode(x).dense() * torch.tensor(counted)[:, None]
     if features is None:
         strongest = z.abs().amax(0)

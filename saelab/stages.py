@@ -117,6 +117,7 @@ def train(run: Run, config: TrainStage, sae: Any) -> None:  # noqa: ANN401 - the
         prepend_bos=policy.prepend_bos,
         skip_first=policy.skip_first,
         special_ids=policy.special_ids,
+        max_norm=store.max_norm,
     )
     trainer = Trainer(dictionary, settings, folder.path)
     trainer.fit(lambda step: batches(store, settings.batch_size, seed=settings.seed, start_step=step))

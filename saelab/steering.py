@@ -51,7 +51,7 @@ def stream_steer(lab: Lab, request: SteerRequest) -> Iterator[SteerToken | Compl
         for text, token in zip(texts, step, strict=True):
             yield from text.add(token)
     base, steered = texts
-    dose, kl = _read_back(subject, edits, prompt + steered.ids, editable + [t not in special for t in steered.ids], len(prompt))
+    dose, kl = _read_back(lab, edits, prompt + steered.ids, editable + [t not in special for t in steered.ids], len(prompt))
     yield Completion(
         base=base.shown,
         steered=steered.shown,
@@ -104,14 +104,15 @@ class _Text:
 
 
 @torch.inference_mode()
-def _read_back(subject: Subject, edits: Edits, ids: list[int], editable: list[bool], num_prompt: int) -> tuple[float, float]:
+def _read_back(lab: Lab, edits: Edits, ids: list[int], editable: list[bool], num_prompt: int) -> tuple[float, float]:
     """Dose (mean relative size of the change) and KL (steered from plain, nats a token) along a text."""
+    subject, ((hook, edit),) = lab.subject, edits.items()
     tokens: Int[Tensor, "1 pos"] = torch.tensor([ids])
     mask: Bool[Tensor, "1 pos"] = torch.tensor([editable], device=subject.device)
-    ((hook, edit),) = edits.items()
     x = subject.activations(tokens, [hook])[hook]
+    changed = mask & lab.dictionary.ordinary(x)
     size = (edit(x, mask).float() - x.float()).norm(dim=-1) / x.float().norm(dim=-1)
-    dose = float(size[mask].mean()) if mask.any() else 0.0
+    dose = float(size[changed].mean()) if changed.any() else 0.0
     plain, steered = (subject.logits(tokens, e, mask)[0, num_prompt - 1 : -1].float().log_softmax(-1) for e in ({}, edits))
     kl = (steered.exp() * (steered - plain)).sum(-1)
     return dose, float(kl.mean().clamp_min(0)) if len(kl) else 0.0

@@ -35,6 +35,8 @@ class ActivationStore(ABC):
     """Width of an activation."""
     policy: TokenPolicy
     """How the windows were made, and which positions count."""
+    max_norm: float | None
+    """Norm above which an activation is massive and left out; none where all are kept."""
 
     @abstractmethod
     def chunk_rows(self, held_out: bool | None = None) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Capture: one pass of the subject over the corpus, activations of several hooks written as they come."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,8 @@ from saelab.errors import Invalid
 from saelab.progress import track
 from saelab.values import value
 
+_LIMIT_WINDOWS = 64
+"""Windows from which the usual norm of an activation is learnt."""
 _Piece = tuple[Chunk, Bool[Tensor, " row"]]
 """Activations of one shard at one hook, and which of its rows are of held-out documents."""
 
@@ -44,6 +46,9 @@ class CaptureConfig:
     """What activations are stored as."""
     batch_tokens: int = 4096
     """Tokens in one forward pass, padding included, at most (one window at least)."""
+    massive: float | None = 6.0
+    """An activation whose norm is more than so many times the median is massive and left out, like the first positions; none keeps all.
+    A handful of them would hold most of the variance (Sun et al. 2024, "Massive Activations in Large Language Models")."""
     shard_windows: int = 256
     """Windows that one file covers; a pass that was cut short goes on with the first file that lacks."""
 
@@ -55,14 +60,15 @@ def capture(subject: Captured, corpus: Corpus, config: CaptureConfig, folder_of_
     nothing half-written), `Corrupt` naming a finished file that is torn, and what the subject raises for an unknown hook.
     """
     _check(config)
-    writers = {hook: StoreWriter(folder_of_hook(hook), _plan(subject, corpus, config, hook)) for hook in config.hooks}
+    limits = _limits(subject, corpus, config)
+    writers = {hook: StoreWriter(folder_of_hook(hook), _plan(subject, corpus, config, hook, limits[hook])) for hook in config.hooks}
     shards = _shards(corpus, config)
     lacking = {number: [hook for hook, writer in writers.items() if not writer.has(number)] for number in range(len(shards))}
     todo = [number for number, hooks in lacking.items() if hooks]
     sizes = [int(corpus.window_length[shard].sum()) for shard in shards]
     done = corpus_tokens(corpus) - sum(sizes[number] for number in todo)
     for number in track(todo, stage="capture", total=corpus_tokens(corpus), unit="tokens", done=done, size=lambda number: sizes[number]):
-        for hook, (chunk, is_held_out) in _captured(subject, corpus, config, shards[number], lacking[number]).items():
+        for hook, (chunk, is_held_out) in _captured(subject, corpus, config, shards[number], lacking[number], limits).items():
             writers[hook].write(number, chunk, is_held_out)
     return {hook: writer.finish(len(shards)) for hook, writer in writers.items()}
 
@@ -70,11 +76,15 @@ def capture(subject: Captured, corpus: Corpus, config: CaptureConfig, folder_of_
 def capture_in_memory(subject: Captured, corpus: Corpus, config: CaptureConfig) -> dict[str, MemoryStore]:
     """The same into memory, for small corpora. Raises `Invalid` for a config that cannot be, and what the subject raises."""
     _check(config)
+    limits = _limits(subject, corpus, config)
     pieces: dict[str, list[_Piece]] = {hook: [] for hook in config.hooks}
     for shard in track(_shards(corpus, config), stage="capture", total=corpus.num_windows, unit="windows", size=len):
-        for hook, piece in _captured(subject, corpus, config, shard, config.hooks).items():
+        for hook, piece in _captured(subject, corpus, config, shard, config.hooks, limits).items():
             pieces[hook].append(piece)
-    return {hook: MemoryStore(hook, corpus.policy, [chunk for chunk, _ in got], [mask for _, mask in got]) for hook, got in pieces.items()}
+    return {
+        hook: MemoryStore(hook, corpus.policy, [chunk for chunk, _ in got], [mask for _, mask in got], limits[hook])
+        for hook, got in pieces.items()
+    }
 
 
 def corpus_tokens(corpus: Corpus) -> int:
@@ -89,12 +99,22 @@ def _check(config: CaptureConfig) -> None:
         raise Invalid("batch_tokens and shard_windows must be 1 or more.")
 
 
-def _plan(subject: Captured, corpus: Corpus, config: CaptureConfig, hook: str) -> StorePlan:
+def _limits(subject: Captured, corpus: Corpus, config: CaptureConfig) -> dict[str, float | None]:
+    """The norm at each hook above which an activation is massive, from the median over the first windows, to four digits."""
+    if config.massive is None:
+        return dict.fromkeys(config.hooks)
+    first = np.arange(min(_LIMIT_WINDOWS, corpus.num_windows))
+    kept = {hook: chunk.x for hook, (chunk, _) in _captured(subject, corpus, config, first, config.hooks, {}).items()}
+    return {hook: float(f"{config.massive * float(x.float().norm(dim=-1).median()):.4g}") for hook, x in kept.items()}
+
+
+def _plan(subject: Captured, corpus: Corpus, config: CaptureConfig, hook: str, max_norm: float | None) -> StorePlan:
     return StorePlan(
         subject=subject.name,
         hook=hook,
         dtype=config.dtype,
         policy=corpus.policy,
+        max_norm=max_norm,
         corpus=corpus.sha256,
         shard_windows=config.shard_windows,
     )
@@ -109,9 +129,14 @@ def _shards(corpus: Corpus, config: CaptureConfig) -> list[Int[np.ndarray, " win
 
 
 def _captured(
-    subject: Captured, corpus: Corpus, config: CaptureConfig, shard: Int[np.ndarray, " window"], hooks: Sequence[str]
+    subject: Captured,
+    corpus: Corpus,
+    config: CaptureConfig,
+    shard: Int[np.ndarray, " window"],
+    hooks: Sequence[str],
+    limits: Mapping[str, float | None],
 ) -> dict[str, _Piece]:
-    """Runs the subject on the windows of a shard, those of like length together, and puts the rows in corpus order."""
+    """Runs the subject on the windows of a shard, those of like length together, and puts the rows that count in corpus order."""
     rows = corpus.window_rows[shard]
     begins = np.cumsum(rows) - rows
     window = torch.from_numpy(np.repeat(shard, rows))
@@ -127,7 +152,12 @@ def _captured(
                 x[hook] = torch.empty(len(position), kept.shape[1], dtype=kept.dtype)
             x[hook][places] = kept
     is_held_out = torch.from_numpy(corpus.window_held_out[shard].repeat(rows))
-    return {hook: (Chunk(x=x[hook], window=window, position=position), is_held_out) for hook in hooks}
+    pieces: dict[str, _Piece] = {}
+    for hook in hooks:
+        limit = limits.get(hook)
+        kept = slice(None) if limit is None else x[hook].float().norm(dim=-1) <= limit
+        pieces[hook] = Chunk(x=x[hook][kept], window=window[kept], position=position[kept]), is_held_out[kept]
+    return pieces
 
 
 def _batches(lengths: Int[np.ndarray, " window"], batch_tokens: int) -> Iterator[Int[np.ndarray, " window"]]:

@@ -43,6 +43,8 @@ class StorePlan:
     """What they are stored as."""
     policy: TokenPolicy
     """How the windows were made, and which positions count."""
+    max_norm: float | None
+    """Norm above which an activation is massive and left out."""
     corpus: str
     """Hash of the corpus."""
     shard_windows: int
@@ -90,7 +92,8 @@ class DiskStore(ActivationStore):
             raise NotFound(f"There are no finished activations in {folder}. Run: saelab capture {folder.parent.parent}")
         self.folder = folder
         self.index = from_json(StoreIndex, file.read_bytes(), where=str(file))
-        self.hook, self.policy, self.d_in = self.index.plan.hook, self.index.plan.policy, self.index.d_in
+        plan = self.index.plan
+        self.hook, self.policy, self.max_norm, self.d_in = plan.hook, plan.policy, plan.max_norm, self.index.d_in
         self._tested: set[int] = set()
         for number, facts in enumerate(self.index.shards):
             shard = shard_file(folder, number)

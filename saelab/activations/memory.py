@@ -19,14 +19,22 @@ class MemoryStore(ActivationStore):
     - `policy`: how the windows were made.
     - `chunks`: the activations, in corpus order.
     - `is_held_out`: for each chunk, which of its rows are of held-out documents.
+    - `max_norm`: norm above which activations were left out.
 
     Raises `Invalid` without any chunk.
     """
 
-    def __init__(self, hook: str, policy: TokenPolicy, chunks: Sequence[Chunk], is_held_out: Sequence[Bool[Tensor, " row"]]) -> None:
+    def __init__(
+        self,
+        hook: str,
+        policy: TokenPolicy,
+        chunks: Sequence[Chunk],
+        is_held_out: Sequence[Bool[Tensor, " row"]],
+        max_norm: float | None = None,
+    ) -> None:
         if not chunks:
             raise Invalid(f"A store of {hook} needs one chunk of activations at least.")
-        self.hook, self.policy, self.d_in = hook, policy, chunks[0].x.shape[1]
+        self.hook, self.policy, self.max_norm, self.d_in = hook, policy, max_norm, chunks[0].x.shape[1]
         self._chunks, self._is_held_out = list(chunks), list(is_held_out)
 
     @classmethod

@@ -1,8 +1,8 @@
 """Quality of a dictionary, on documents that it was never trained on.
 
 - FVU = sum |x - x^|^2 / sum |x - mean|^2, sums in float64: 1 for predicting the mean, unchanged when x is scaled.
-- CE: next-token loss with the reconstruction spliced in at the hook. Predictions from the first position are left out, and positions that
-  do not count pass through untouched. CE recovered is against replacing activations by their mean; the increase in nats says more.
+- CE: next-token loss with the reconstruction spliced in at the hook. Predictions from the first position are left out; positions that do
+  not count and massive activations pass through untouched. CE recovered is against replacing activations by their mean; the increase in nats says more.
 - Controls: random directions and principal components at the same number of active features, on the same tokens.
 """
 
@@ -55,10 +55,10 @@ def evaluate(lab: Lab, config: EvaluateConfig) -> Quality:
     }
     edits: dict[str, Edits] = {
         "clean": {},
-        "spliced": {lab.hook: _splice(lab.dictionary)},
-        "mean": {lab.hook: _replace(mean)},
-        "zero": {lab.hook: _replace(torch.zeros_like(mean))},
-        **{name: {lab.hook: _splice(control)} for name, control in controls.items()},
+        "spliced": {lab.hook: _splice(lab, lab.dictionary)},
+        "mean": {lab.hook: _replace(lab, mean)},
+        "zero": {lab.hook: _replace(lab, torch.zeros_like(mean))},
+        **{name: {lab.hook: _splice(lab, control)} for name, control in controls.items()},
     }
     losses = _losses(lab, edits, config)
     firing, rows = _firing(lab, config.alive_rows)
@@ -117,16 +117,17 @@ def _firing(lab: Lab, alive_rows: int) -> tuple[Tensor, int]:
     return counts, rows
 
 
-def _splice(dictionary: Dictionary) -> Edit:
+def _splice(lab: Lab, dictionary: Dictionary) -> Edit:
     def edit(x: Float[Tensor, "window pos d"], mask: Bool[Tensor, "window pos"]) -> Float[Tensor, "window pos d"]:
-        return torch.where(mask[..., None], dictionary.decode(dictionary.encode(x.float())).to(x.dtype), x)
+        kept = (mask & lab.dictionary.ordinary(x))[..., None]
+        return torch.where(kept, dictionary.decode(dictionary.encode(x.float())).to(x.dtype), x)
 
     return edit
 
 
-def _replace(vector: Float[Tensor, " d"]) -> Edit:
+def _replace(lab: Lab, vector: Float[Tensor, " d"]) -> Edit:
     def edit(x: Float[Tensor, "window pos d"], mask: Bool[Tensor, "window pos"]) -> Float[Tensor, "window pos d"]:
-        return torch.where(mask[..., None], vector.to(x), x)
+        return torch.where((mask & lab.dictionary.ordinary(x))[..., None], vector.to(x), x)
 
     return edit
 

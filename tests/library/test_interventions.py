@@ -24,6 +24,9 @@ class Axes:
     def directions(self):
         return torch.eye(8)[:5]
 
+    def ordinary(self, x):
+        return torch.ones(x.shape[:-1], dtype=torch.bool)
+
     def encode(self, x):
         return Codes.from_dense(x[..., :5].clamp_min(0))
 
