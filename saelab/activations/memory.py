@@ -23,7 +23,7 @@ class MemoryStore(ActivationStore):
     Raises `Invalid` without any chunk.
     """
 
-    def __init__(self, hook: str, policy: TokenPolicy, chunks: Sequence[Chunk], is_held_out: Sequence[Bool[Tensor, " row"]]) -> None:
+    def __init__(self, hook: str, policy: TokenPolicy, chunks: Sequence[Chunk], is_held_out: Sequence[Bool[Tensor, "_"]]) -> None:
         if not chunks:
             raise Invalid(f"A store of {hook} needs one chunk of activations at least.")
         self.hook, self.policy, self.d_in = hook, policy, chunks[0].x.shape[1]
