@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from hashlib import blake2b, sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 from einops import repeat
@@ -157,21 +157,22 @@ class Corpus:
         write_atomically(folder / "documents.jsonl", lines)
         write_atomically(folder / "tokens.safetensors", content)
 
-    def document(self, number: int) -> DocumentInfo:
+    def document(self, number: SupportsIndex) -> DocumentInfo:
         """One document's facts."""
         return self._documents[number]
 
-    def document_tokens(self, number: int) -> Int[np.ndarray, " pos"]:
+    def document_tokens(self, number: SupportsIndex) -> Int[np.ndarray, " pos"]:
         """All tokens of a document."""
-        return self._tokens[self._offsets[number] : self._offsets[number + 1]]
+        begin, end = self._offsets[[int(number), int(number) + 1]]
+        return self._tokens[begin:end]
 
-    def window_tokens(self, number: int) -> Int[np.ndarray, " pos"]:
+    def window_tokens(self, number: SupportsIndex) -> Int[np.ndarray, " pos"]:
         """The tokens of a window, the beginning-of-sequence token included."""
-        return self.windows(np.array([number]))[0][0]
+        return self.windows(np.array([int(number)]))[0][0]
 
-    def counts(self, number: int) -> Bool[np.ndarray, " pos"]:
+    def counts(self, number: SupportsIndex) -> Bool[np.ndarray, " pos"]:
         """Which positions of a window count: not the first ones, not special tokens."""
-        return self.windows(np.array([number]))[1][0]
+        return self.windows(np.array([int(number)]))[1][0]
 
     def windows(self, numbers: Int[np.ndarray, " window"]) -> tuple[Int[np.ndarray, "window pos"], Bool[np.ndarray, "window pos"]]:
         """The tokens of some windows, padded on the right with 0 to the longest, and which of the positions count."""

@@ -71,6 +71,7 @@ def read(run: Run, config: ReadConfig, texts: TextSource) -> None:
         context=config.context,
         prepend_bos=subject.adds_bos if config.prepend_bos is None else config.prepend_bos,
         special_ids=subject.special_ids,
+        bos_id=subject.bos_id,
     )
     corpus = read_corpus(texts, subject.encode, policy, run.corpus, config.max_tokens, subject.chat_text)
     run.finish("read", described, {**corpus.facts, "model": subject.name, "dtype": str(subject.dtype).removeprefix("torch.")}, began)

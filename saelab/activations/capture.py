@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ _Piece = tuple[Chunk, Bool[Tensor, " row"]]
 """Activations of one shard at one hook, and which of its rows are of held-out documents."""
 
 
+@runtime_checkable
 class Captured(Protocol):
     """What capture needs of a subject."""
 

@@ -29,7 +29,7 @@ class MemoryStore(ActivationStore):
         hook: str,
         policy: TokenPolicy,
         chunks: Sequence[Chunk],
-        is_held_out: Sequence[Bool[Tensor, " row"]],
+        is_held_out: Sequence[Bool[Tensor, "_"]],
         max_norm: float | None = None,
     ) -> None:
         if not chunks:

@@ -88,7 +88,7 @@ def test_a_sample_has_no_repeats_and_no_more_rows_than_there_are():
 
 
 def test_steps_count_the_epochs_over_training_rows():
-    assert steps_of(_store([30, 30], every=6), size=10, epochs=4) == 20
+    assert steps_of(_store([30, 30], every=6), size=10, epochs=4.0) == 20
     assert steps_of(_store([5]), size=10, epochs=0.1) == 1
 
 
