@@ -18,7 +18,7 @@ from saelab.features import tables
 from saelab.features.examples import LEVELS, KeptSegments, SegmentTexts
 from saelab.features.page import bands
 from saelab.features.statistics import histogram, proportion
-from saelab.features.table_page import TableQuery, page_of, row_of, word_query
+from saelab.features.table_page import Filters, page_of, row_of, word_query
 from saelab.records import Feature, FeatureId, FeaturePage, FeatureRow, Label, Neighbour, Score, TokenValue
 from saelab.values import from_json, to_json
 
@@ -88,37 +88,14 @@ class FeatureStore:
         return FeatureId(model=self.facts["model"], source=self.facts["source"], index=index)
 
     def page(
-        self,
-        *,
-        sort: str = "index",
-        descending: bool = False,
-        words: str | None = None,
-        dead: bool | None = None,
-        labelled: bool | None = None,
-        min_density: float | None = None,
-        max_density: float | None = None,
-        min_lift: float | None = None,
-        cursor: str | None = None,
-        limit: int = 50,
+        self, filters: Filters | None = None, sort: str = "index", descending: bool = False, cursor: str | None = None, limit: int = 50
     ) -> FeaturePage:
-        """One page of the table; the arguments are those of `TableQuery`.
+        """One page of the table. Features without the number sorted by come last.
 
         Raises `Invalid` for a limit or a cursor that cannot be right, `NotFound` for an unknown sort.
         """
-        query = TableQuery(
-            sort=sort,
-            descending=descending,
-            words=words,
-            dead=dead,
-            labelled=labelled,
-            min_density=min_density,
-            max_density=max_density,
-            min_lift=min_lift,
-            cursor=cursor,
-            limit=limit,
-        )
         with self._engine.connect() as connection:
-            return page_of(connection, query)
+            return page_of(connection, filters or Filters(), sort, descending, cursor, limit)
 
     def search(self, words: str, limit: int = 20) -> list[FeatureRow]:
         """Features whose label or top tokens contain the words (or words that begin like them), best matches first."""

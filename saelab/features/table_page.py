@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, func, literal_column, select, text, tuple_
@@ -10,20 +9,17 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, Select, func, lite
 from saelab.errors import Invalid, unknown
 from saelab.features import tables
 from saelab.records import FeaturePage, FeatureRow
+from saelab.values import value
 
 MAX_LIMIT = 500
 _WORD = re.compile(r"\w+")
 
 
-@dataclass(frozen=True, kw_only=True)
-class TableQuery:
-    """Which features a page of the table shows, in which order, from where."""
+@value
+class Filters:
+    """Which features a page of the table shows."""
 
-    sort: str = "index"
-    """Column to sort by; features without a number in it come last."""
-    descending: bool = False
-    """Largest first."""
-    words: str | None = None
+    words: str = ""
     """Words that the label or the top tokens must contain; each may be the beginning of one."""
     dead: bool | None = None
     """Only dead features, or only live ones."""
@@ -35,23 +31,22 @@ class TableQuery:
     """Largest share of tokens on which it fires."""
     min_lift: float | None = None
     """Smallest lift of its score."""
-    cursor: str | None = None
-    """`next_cursor` of the page before."""
-    limit: int = 50
-    """Rows of the page at most."""
 
 
-def page_of(connection: Connection, query: TableQuery) -> FeaturePage:
-    """The page that a query asks for. Raises `Invalid` for a limit or cursor that cannot be right, `NotFound` for an unknown sort."""
-    if not 1 <= query.limit <= MAX_LIMIT:
-        raise Invalid(f"limit must be from 1 to {MAX_LIMIT}, not {query.limit}.")
-    if query.sort != "index" and query.sort not in tables.SORTS:
-        raise unknown("sort", query.sort, ["index", *tables.SORTS])
-    conditions = _conditions(query)
+def page_of(connection: Connection, filters: Filters, sort: str, descending: bool, cursor: str | None, limit: int) -> FeaturePage:
+    """The features that pass the filters, sorted, from `cursor` on.
+
+    Raises `Invalid` for a limit or cursor that cannot be right, `NotFound` for an unknown sort.
+    """
+    if not 1 <= limit <= MAX_LIMIT:
+        raise Invalid(f"limit must be from 1 to {MAX_LIMIT}, not {limit}.")
+    if sort != "index" and sort not in tables.SORTS:
+        raise unknown("sort", sort, ["index", *tables.SORTS])
+    conditions = _conditions(filters)
     total = int(connection.scalar(select(func.count()).select_from(tables.features).where(*conditions)) or 0)
-    rows = _ranked(connection, conditions, query, _place(query.cursor))
-    shown = rows[: query.limit]
-    following = json.dumps([shown[-1][query.sort], shown[-1]["index"]]) if len(rows) > query.limit else None
+    rows = _ranked(connection, conditions, sort, descending, _place(cursor), limit + 1)
+    shown = rows[:limit]
+    following = json.dumps([shown[-1][sort], shown[-1]["index"]]) if len(rows) > limit else None
     return FeaturePage(items=tuple(row_of(row) for row in shown), total=total, next_cursor=following)
 
 
@@ -79,49 +74,53 @@ def word_query(words: str) -> str | None:
     return " ".join(f'"{word}"*' for word in found) if found else None
 
 
-def _conditions(query: TableQuery) -> list[ColumnElement[bool]]:
+def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
     column = tables.features.c
     found: list[ColumnElement[bool]] = []
-    if query.words and query.words.strip():
-        match = word_query(query.words)
+    if filters.words.strip():
+        match = word_query(filters.words)
         if match is None:
-            found.append(column.top_tokens.contains(query.words.strip(), autoescape=True))
+            found.append(column.top_tokens.contains(filters.words.strip(), autoescape=True))
         else:
             matching = text("SELECT rowid FROM words WHERE words MATCH :match").bindparams(match=match)
             found.append(column.index.in_(matching.columns(literal_column("rowid"))))
-    if query.dead is not None:
-        found.append(column.dead.is_(query.dead))
-    if query.labelled is not None:
-        found.append(func.coalesce(column.label_found, False).is_(query.labelled))
+    if filters.dead is not None:
+        found.append(column.dead.is_(filters.dead))
+    if filters.labelled is not None:
+        found.append(func.coalesce(column.label_found, False).is_(filters.labelled))
     # `coalesce` keeps the database from walking the index of a filter, which costs far more here than reading the narrow table through
-    if query.min_density is not None:
-        found.append(func.coalesce(column.density, 0.0) >= query.min_density)
-    if query.max_density is not None:
-        found.append(func.coalesce(column.density, 0.0) <= query.max_density)
-    if query.min_lift is not None:
-        found.append(func.coalesce(column.lift, -2.0) >= query.min_lift)
+    if filters.min_density is not None:
+        found.append(func.coalesce(column.density, 0.0) >= filters.min_density)
+    if filters.max_density is not None:
+        found.append(func.coalesce(column.density, 0.0) <= filters.max_density)
+    if filters.min_lift is not None:
+        found.append(func.coalesce(column.lift, -2.0) >= filters.min_lift)
     return found
 
 
 def _ranked(
-    connection: Connection, conditions: list[ColumnElement[bool]], query: TableQuery, place: tuple[float | None, int] | None
+    connection: Connection,
+    conditions: list[ColumnElement[bool]],
+    sort: str,
+    descending: bool,
+    place: tuple[float | None, int] | None,
+    limit: int,
 ) -> list[RowMapping]:
-    """One row more than the page holds, after a place: first those with the number sorted by, then those without."""
+    """Up to `limit` rows after a place: first those with the number sorted by, then those without."""
     index: ColumnElement[Any] = tables.features.c.index
     chosen: Select[Any] = select(tables.features).where(*conditions)
-    limit = query.limit + 1
-    if query.sort == "index":
+    if sort == "index":
         if place is not None:
-            chosen = chosen.where(index < place[1] if query.descending else index > place[1])
-        return list(connection.execute(chosen.order_by(index.desc() if query.descending else index).limit(limit)).mappings())
-    column: ColumnElement[Any] = tables.SORTS[query.sort]
+            chosen = chosen.where(index < place[1] if descending else index > place[1])
+        return list(connection.execute(chosen.order_by(index.desc() if descending else index).limit(limit)).mappings())
+    column: ColumnElement[Any] = tables.SORTS[sort]
     rows: list[RowMapping] = []
     if place is None or place[0] is not None:
         valued = chosen.where(column.is_not(None))
         if place is not None:
             key = tuple_(column, index)
-            valued = valued.where(key < place if query.descending else key > place)
-        order = (column.desc(), index.desc()) if query.descending else (column, index)
+            valued = valued.where(key < place if descending else key > place)
+        order = (column.desc(), index.desc()) if descending else (column, index)
         rows = list(connection.execute(valued.order_by(*order).limit(limit)).mappings())
     if len(rows) < limit:
         after = place[1] if place is not None and place[0] is None else -1

@@ -6,6 +6,7 @@ import pytest
 
 from saelab.errors import Corrupt, Invalid, NotFound
 from saelab.features.store import FeatureStore
+from saelab.features.table_page import Filters
 from saelab.records import Label, Score
 
 
@@ -56,13 +57,13 @@ def test_filters_choose_by_words_density_life_label_and_lift(store):
     store.put_label(planted.COURT, label("the token court"))
     store.put_scores(planted.COURT, label("x"), [score(0.9, lift=0.4)])
     store.put_label(planted.NOISE, label("nothing", found=False))
-    assert [row.index for row in store.page(words="cou").items] == [planted.COURT]
-    assert [row.index for row in store.page(dead=True).items] == [planted.DEAD]
-    assert [row.index for row in store.page(labelled=True).items] == [planted.COURT]
-    assert store.page(labelled=False).total == planted.D_SAE - 1
-    assert [row.index for row in store.page(min_lift=0.3).items] == [planted.COURT]
-    assert {row.index for row in store.page(min_density=0.15).items} == {planted.YEARS, planted.DENSE}
-    assert planted.DENSE not in {row.index for row in store.page(max_density=0.15).items}
+    assert [row.index for row in store.page(Filters(words="cou")).items] == [planted.COURT]
+    assert [row.index for row in store.page(Filters(dead=True)).items] == [planted.DEAD]
+    assert [row.index for row in store.page(Filters(labelled=True)).items] == [planted.COURT]
+    assert store.page(Filters(labelled=False)).total == planted.D_SAE - 1
+    assert [row.index for row in store.page(Filters(min_lift=0.3)).items] == [planted.COURT]
+    assert {row.index for row in store.page(Filters(min_density=0.15)).items} == {planted.YEARS, planted.DENSE}
+    assert planted.DENSE not in {row.index for row in store.page(Filters(max_density=0.15)).items}
 
 
 def test_search_finds_beginnings_of_words_and_takes_any_punctuation(store):
@@ -71,7 +72,7 @@ def test_search_finds_beginnings_of_words_and_takes_any_punctuation(store):
     assert [row.index for row in store.search("lawyer OR (")] == []
     assert store.search('"*) --') == []
     assert planted.COURT in {row.index for row in store.search("court")}
-    assert store.page(words=",").total >= 1
+    assert store.page(Filters(words=",")).total >= 1
 
 
 def test_bad_requests_are_refused_in_words(store):
