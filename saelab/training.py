@@ -20,12 +20,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from saelab.describe import read_log
 from saelab.dictionary import Losses, Trainable, save_dictionary
 from saelab.errors import Conflict, Corrupt, Invalid
 from saelab.progress import track
 from saelab.records import LogRow
 from saelab.run import differences, write_atomically
-from saelab.values import from_json, to_dict, value
+from saelab.values import to_dict, value
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 """State of an unfinished training."""
@@ -261,15 +262,6 @@ class Trainer:
         torch.set_rng_state(state["rng"].cpu())
         self.steps_done, self.tokens, self.seconds = facts["steps_done"], facts["tokens"], facts["seconds"]
         self._window = (facts["window"][0], facts["window"][1])
-
-
-def read_log(folder: Path) -> list[LogRow]:
-    """The training log of a dictionary's folder so far, also while training runs; a line that is still being written is left out."""
-    file = folder / LOG_FILE
-    if not file.is_file():
-        return []
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [from_json(LogRow, line, where=f"{file}, line {number}") for number, line in enumerate(lines, 1) if line.endswith("\n")]
 
 
 def _cut_log(file: Path, steps: int) -> None:

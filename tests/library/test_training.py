@@ -12,12 +12,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from saelab.describe import read_log
 from saelab.dictionary import WEIGHTS_FILE, load_dictionary
 from saelab.errors import Conflict, Corrupt, Invalid
 from saelab.saes.jumprelu import JumpReLU
 from saelab.saes.topk import TopK
 from saelab.testing import D_IN, L0, NUM_FEATURES, planted
-from saelab.training import CHECKPOINT_FILE, LOG_FILE, TrainConfig, Trainer, read_log
+from saelab.training import CHECKPOINT_FILE, LOG_FILE, TrainConfig, Trainer
 
 STEPS = 30
 GOLDEN = Path(__file__).parents[1] / "golden" / "training.json"
