@@ -41,6 +41,9 @@ export function interval(low: number | null | undefined, high: number | null | u
   return `[${show(low)}, ${show(high)}]`;
 }
 
+/** Half the width of an interval, two significant digits: `±0.0062`. */
+export const spread = (low: number, high: number) => `±${Number(((high - low) / 2).toPrecision(2))}`;
+
 /** A token standing alone, its whitespace made visible: `·the`, `↵`. */
 export const token = (text: string) => text.replaceAll(" ", "·").replaceAll("\n", "↵").replaceAll("\t", "→") || "∅";
 

@@ -48,7 +48,9 @@ describe("a steered text", () => {
   });
 
   test("that fails midway throws the problem after the tokens that came", async () => {
-    answer(`event: token\ndata: ${JSON.stringify(token)}\n\nevent: error\ndata: {"title": "Busy", "status": 503, "detail": "Try again."}\n\n`);
+    answer(
+      `event: token\ndata: ${JSON.stringify(token)}\n\nevent: error\ndata: {"title": "Busy", "status": 503, "detail": "Try again."}\n\n`,
+    );
     const events = streamSteer(place, request, stop());
     expect((await events.next()).value).toEqual(token);
     await expect(events.next()).rejects.toMatchObject({ status: 503, title: "Busy" });

@@ -34,6 +34,8 @@ describe("numbers", () => {
     expect(format.interval(null, 0.27)).toBe("");
   });
 
+  test("the spread of an interval is half its width", () => expect(format.spread(0.01, 0.0224)).toBe("±0.0062"));
+
   test("time spans take the unit that fits", () => {
     expect([0.84, 42.4, 200].map(format.duration)).toEqual(["0.8 s", "42 s", "3 min 20 s"]);
   });

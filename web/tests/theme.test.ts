@@ -32,7 +32,9 @@ const THEMES: [string, Theme][] = [
 ];
 
 test.each(THEMES)("every text of the %s theme meets AA on every ground", (_, theme) => {
-  const weak = TEXTS.flatMap((text) => GROUNDS.filter((ground) => contrast(theme[text]!, theme[ground]!) < 4.5).map((ground) => `${text} on ${ground}`));
+  const weak = TEXTS.flatMap((text) =>
+    GROUNDS.filter((ground) => contrast(theme[text]!, theme[ground]!) < 4.5).map((ground) => `${text} on ${ground}`),
+  );
   expect(weak).toEqual([]);
 });
 

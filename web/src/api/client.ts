@@ -39,7 +39,7 @@ export const getRuns = (stop: AbortSignal) => ask<Run[]>("/runs", { stop });
 
 export const getSource = (place: Place, stop: AbortSignal) => ask<Source>(root(place), { stop });
 
-export const getLog = (place: Place, after: number | undefined, stop: AbortSignal) => ask<LogRow[]>(`${root(place)}/log`, { query: { after }, stop });
+export const getLog = (place: Place, after: number, stop: AbortSignal) => ask<LogRow[]>(`${root(place)}/log`, { query: { after }, stop });
 
 export const getFigure = (place: Place, name: string, stop: AbortSignal) => ask<PlotlyFigure>(`${root(place)}/figures/${name}`, { stop });
 

@@ -38,8 +38,4 @@ export type Intervention = SteerRequest["interventions"][number];
 export type Completion = Answer<SteerPath>;
 export type SteerToken = Whole<components["schemas"]["SteerToken"]>;
 
-/** A figure as plotly writes it to JSON. */
-export interface PlotlyFigure {
-  data: object[];
-  layout: Record<string, unknown>;
-}
+export type PlotlyFigure = Answer<paths["/api/v1/models/{model}/sources/{source}/figures/{name}"]["get"]>;

@@ -4,15 +4,18 @@
  */
 
 export interface paths {
-    "/api/v1/models/{model}/sources/{source}/features/{index}": {
+    "/health": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** Feature */
-        get: operations["feature_api_v1_models__model__sources__source__features__index__get"];
+        /**
+         * Live Health
+         * @description The process answers.
+         */
+        get: operations["health-live"];
         put?: never;
         post?: never;
         delete?: never;
@@ -21,32 +24,18 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/api/v1/models/{model}/sources/{source}/features": {
+    "/ready": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** Features */
-        get: operations["features_api_v1_models__model__sources__source__features_get"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/v1/models/{model}/sources/{source}/features/{index}/neighbours": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Neighbours */
-        get: operations["neighbours_api_v1_models__model__sources__source__features__index__neighbours_get"];
+        /**
+         * Ready Health
+         * @description The folder of runs is there.
+         */
+        get: operations["health-ready"];
         put?: never;
         post?: never;
         delete?: never;
@@ -62,8 +51,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Runs */
-        get: operations["runs_api_v1_runs_get"];
+        /**
+         * List Runs
+         * @description All runs with their dictionaries. A run that cannot be read is listed with its problem.
+         */
+        get: operations["runs-list"];
         put?: never;
         post?: never;
         delete?: never;
@@ -79,8 +71,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Run */
-        get: operations["run_api_v1_runs__run__get"];
+        /**
+         * Get Run
+         * @description One run with its dictionaries.
+         */
+        get: operations["runs-get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -96,8 +91,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Sources */
-        get: operations["sources_api_v1_sources_get"];
+        /**
+         * List Sources
+         * @description All dictionaries, those still in training too.
+         */
+        get: operations["sources-list"];
         put?: never;
         post?: never;
         delete?: never;
@@ -113,8 +111,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Source */
-        get: operations["source__api_v1_models__model__sources__source__get"];
+        /**
+         * Get Source
+         * @description One dictionary with its quality.
+         */
+        get: operations["sources-get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -130,8 +131,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Log */
-        get: operations["log_api_v1_models__model__sources__source__log_get"];
+        /**
+         * Log Source
+         * @description The training log, also while training goes on: ask again with the last step seen.
+         */
+        get: operations["sources-log"];
         put?: never;
         post?: never;
         delete?: never;
@@ -140,15 +144,78 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/api/v1/models/{model}/sources/{source}/figures/{name}": {
+    "/api/v1/models/{model}/sources/{source}/features": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** Figure */
-        get: operations["figure_api_v1_models__model__sources__source__figures__name__get"];
+        /**
+         * List Features
+         * @description A page of the feature table: sorted, filtered, searched.
+         */
+        get: operations["features-list"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/models/{model}/sources/{source}/features/{index}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Feature
+         * @description All about one feature.
+         */
+        get: operations["features-get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/models/{model}/sources/{source}/features/{index}/neighbours": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Neighbours Feature
+         * @description Features with the closest decoder directions.
+         */
+        get: operations["features-neighbours"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/search": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Features Search
+         * @description Features whose label or tokens hold the words, best first within each dictionary.
+         */
+        get: operations["search-features"];
         put?: never;
         post?: never;
         delete?: never;
@@ -166,25 +233,11 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Activations */
-        post: operations["activations_api_v1_models__model__sources__source__activations_post"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/v1/search": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Search */
-        get: operations["search_api_v1_search_get"];
-        put?: never;
-        post?: never;
+        /**
+         * Compute Activations
+         * @description Activations of the named features on a text, or of those that are strongest on it.
+         */
+        post: operations["activations-compute"];
         delete?: never;
         options?: never;
         head?: never;
@@ -200,8 +253,11 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Steer */
-        post: operations["steer_api_v1_models__model__sources__source__steer_post"];
+        /**
+         * Complete Steering
+         * @description The plain and the steered text, side by side.
+         */
+        post: operations["steering-complete"];
         delete?: never;
         options?: never;
         head?: never;
@@ -217,8 +273,31 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Stream */
-        post: operations["stream_api_v1_models__model__sources__source__steer_stream_post"];
+        /**
+         * Stream Steering
+         * @description The same as events: `token` for each token of either text, at the end `completion`, or else `error` with a problem document.
+         */
+        post: operations["steering-stream"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/models/{model}/sources/{source}/figures/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Figure
+         * @description A figure: `training`, `densities` or `quality`.
+         */
+        get: operations["figures-get"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -230,10 +309,10 @@ export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         /**
-         * ActivationsRequest
-         * @description A text to read with a dictionary.
+         * ActivationRequest
+         * @description A text, and the features whose activations on it are wanted.
          */
-        ActivationsRequest: {
+        ActivationRequest: {
             /**
              * Text
              * @description The text.
@@ -241,13 +320,13 @@ export interface components {
             text: string;
             /**
              * Features
-             * @description Features to report; none for the strongest.
+             * @description The features; none for those that are strongest on the text.
              */
             features?: number[] | null;
             /**
              * Top
-             * @description How many of the strongest to report.
-             * @default 20
+             * @description How many features to give where none are named, 1 to 100.
+             * @default 10
              */
             top: number;
         };
@@ -285,7 +364,7 @@ export interface components {
              * Interventions
              * @description The interventions as applied.
              */
-            interventions: components["schemas"]["Intervention"][];
+            interventions: components["schemas"]["Intervention-Output"][];
             /**
              * Hook
              * @description Where they were applied.
@@ -316,12 +395,12 @@ export interface components {
              * Low
              * @description Lower end of the 95 % interval; none where no sampling made the number.
              */
-            low?: number | null;
+            low: number | null;
             /**
              * High
              * @description Upper end of the 95 % interval.
              */
-            high?: number | null;
+            high: number | null;
             /**
              * N
              * @description How many independent items (documents, tokens, windows) it was computed from.
@@ -556,22 +635,22 @@ export interface components {
              * Label Found
              * @description False where the labeller found no simple rule.
              */
-            label_found?: boolean | null;
+            label_found: boolean | null;
             /**
              * Score
              * @description Held-out score of the label.
              */
-            score?: number | null;
+            score: number | null;
             /**
              * Lift
              * @description Score minus its shuffled-label null.
              */
-            lift?: number | null;
+            lift: number | null;
             /**
              * Lift Low
              * @description Lower end of the 95 % interval of the lift.
              */
-            lift_low?: number | null;
+            lift_low: number | null;
             /**
              * Density
              * @description Share of tokens on which it fires.
@@ -604,10 +683,18 @@ export interface components {
              */
             tags: string[];
         };
-        /** HTTPValidationError */
-        HTTPValidationError: {
-            /** Detail */
-            detail?: components["schemas"]["ValidationError"][];
+        /**
+         * Health
+         * @description How the service is.
+         */
+        Health: {
+            /**
+             * Status
+             * @description Always `ok`: otherwise the answer is a problem.
+             * @default ok
+             * @constant
+             */
+            status: "ok";
         };
         /**
          * Histogram
@@ -629,7 +716,37 @@ export interface components {
          * Intervention
          * @description A change of one feature during a forward pass, written as a difference so that what the dictionary cannot explain stays.
          */
-        Intervention: {
+        "Intervention-Input": {
+            /**
+             * Feature
+             * @description The feature that is changed.
+             */
+            feature: number;
+            /**
+             * Op
+             * @description add: x + s·d. clamp: x + (s - z)·d. scale: x + (s - 1)·z·d. ablate: x - z·d. z is the feature's activation, d its direction.
+             * @enum {string}
+             */
+            op: "add" | "clamp" | "scale" | "ablate";
+            /**
+             * Strength
+             * @description s. For `scale` a bare factor; for `add` and `clamp` in the given unit; without meaning for `ablate`.
+             * @default 1
+             */
+            strength: number;
+            /**
+             * Unit
+             * @description How `strength` is read for `add` and `clamp`.
+             * @default max_act
+             * @enum {string}
+             */
+            unit: "max_act" | "raw";
+        };
+        /**
+         * Intervention
+         * @description A change of one feature during a forward pass, written as a difference so that what the dictionary cannot explain stays.
+         */
+        "Intervention-Output": {
             /**
              * Feature
              * @description The feature that is changed.
@@ -753,34 +870,58 @@ export interface components {
              * Label
              * @description The other feature's label.
              */
-            label?: string | null;
+            label: string | null;
+        };
+        /**
+         * PlotlyFigure
+         * @description A figure in plotly's JSON.
+         */
+        PlotlyFigure: {
+            /**
+             * Data
+             * @description The traces.
+             */
+            data: {
+                [key: string]: unknown;
+            }[];
+            /**
+             * Layout
+             * @description Axes, titles and margins.
+             */
+            layout: {
+                [key: string]: unknown;
+            };
         };
         /**
          * Problem
-         * @description What went wrong (RFC 9457).
+         * @description What went wrong with a request (RFC 9457).
          */
         Problem: {
             /**
              * Type
-             * @description Kind.
-             * @default about:blank
+             * @description What kind of problem it is: `urn:saelab:not-found`, or `about:blank` where the status says all.
              */
             type: string;
             /**
              * Title
-             * @description Short.
+             * @description The kind in words.
              */
             title: string;
             /**
              * Status
-             * @description HTTP status.
+             * @description The HTTP status.
              */
             status: number;
             /**
              * Detail
-             * @description One paragraph.
+             * @description What was wrong, what was expected, and how to mend it.
              */
             detail: string;
+            /**
+             * Instance
+             * @description The path that was asked for.
+             */
+            instance: string;
         };
         /**
          * Quality
@@ -856,6 +997,11 @@ export interface components {
              * @description The dictionaries in it.
              */
             sources: components["schemas"]["Source"][];
+            /**
+             * Problem
+             * @description Why the run cannot be read; none where it can.
+             */
+            problem: string | null;
         };
         /**
          * Score
@@ -881,12 +1027,12 @@ export interface components {
              * Low
              * @description Lower end of the 95 % interval (bootstrap over documents).
              */
-            low?: number | null;
+            low: number | null;
             /**
              * High
              * @description Upper end of the 95 % interval.
              */
-            high?: number | null;
+            high: number | null;
             /**
              * N
              * @description Windows it was scored on.
@@ -897,22 +1043,22 @@ export interface components {
              * Null
              * @description The same score with the labels of other features (a shuffled-label null), mean.
              */
-            null?: number | null;
+            null: number | null;
             /**
              * Lift
              * @description `value` minus `null`.
              */
-            lift?: number | null;
+            lift: number | null;
             /**
              * Lift Low
              * @description Lower end of the 95 % interval of the lift: above 0 means better than a label of another feature.
              */
-            lift_low?: number | null;
+            lift_low: number | null;
             /**
              * Lift High
              * @description Upper end of the 95 % interval of the lift.
              */
-            lift_high?: number | null;
+            lift_high: number | null;
             /**
              * Insufficient
              * @description True where so few windows fired that the number says little.
@@ -923,7 +1069,7 @@ export interface components {
              * Failed
              * @description Why there is no number; none where there is one.
              */
-            failed?: string | null;
+            failed: string | null;
             /**
              * Seed
              * @description Seed of the sampling.
@@ -939,12 +1085,12 @@ export interface components {
         };
         /**
          * SearchHit
-         * @description A feature found by words.
+         * @description A feature found by the words of its label or its tokens.
          */
         SearchHit: {
-            /** @description Who it is. */
+            /** @description Which feature. */
             id: components["schemas"]["FeatureId"];
-            /** @description Its row of the table. */
+            /** @description What the table shows of it. */
             row: components["schemas"]["FeatureRow"];
         };
         /**
@@ -969,31 +1115,31 @@ export interface components {
             run: string;
             /**
              * Architecture
-             * @description Registered name of the architecture, such as `topk`.
+             * @description Registered name of the architecture, such as `topk`; none until its training is done.
              */
-            architecture: string;
+            architecture: string | null;
             /**
              * Hook
-             * @description Where it reads, such as `blocks.14.hook_resid_post`.
+             * @description Where it reads, such as `blocks.14.hook_resid_post`; none until its training is done.
              */
-            hook: string;
+            hook: string | null;
             /**
              * D In
-             * @description Width of the activations.
+             * @description Width of the activations; none until its training is done.
              */
-            d_in: number;
+            d_in: number | null;
             /**
              * D Sae
-             * @description Number of features.
+             * @description Number of features; none until its training is done.
              */
-            d_sae: number;
+            d_sae: number | null;
             /**
              * Stages
              * @description Stages that are done: train, evaluate, collect, label, score.
              */
             stages: string[];
             /** @description Its quality; none until evaluated. */
-            quality?: components["schemas"]["Quality"] | null;
+            quality: components["schemas"]["Quality"] | null;
             /**
              * Num Labelled
              * @description Features whose labeller found a rule.
@@ -1015,7 +1161,7 @@ export interface components {
              * Interventions
              * @description Changes, all computed from the same unedited activation and added up.
              */
-            interventions: components["schemas"]["Intervention"][];
+            interventions: components["schemas"]["Intervention-Input"][];
             /**
              * Chat
              * @description Put the prompt through the model's chat template as a user message.
@@ -1111,19 +1257,6 @@ export interface components {
              */
             value: number;
         };
-        /** ValidationError */
-        ValidationError: {
-            /** Location */
-            loc: (string | number)[];
-            /** Message */
-            msg: string;
-            /** Error Type */
-            type: string;
-            /** Input */
-            input?: unknown;
-            /** Context */
-            ctx?: Record<string, never>;
-        };
     };
     responses: never;
     parameters: never;
@@ -1133,15 +1266,11 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
-    feature_api_v1_models__model__sources__source__features__index__get: {
+    "health-live": {
         parameters: {
             query?: never;
             header?: never;
-            path: {
-                model: string;
-                source: string;
-                index: number;
-            };
+            path?: never;
             cookie?: never;
         };
         requestBody?: never;
@@ -1152,72 +1281,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Feature"];
+                    "application/json": components["schemas"]["Health"];
                 };
             };
-            /** @description Validation Error */
-            422: {
+            /** @description What went wrong. */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HTTPValidationError"];
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    features_api_v1_models__model__sources__source__features_get: {
-        parameters: {
-            query?: {
-                sort?: string;
-                descending?: boolean;
-                q?: string;
-                dead?: boolean | null;
-                labelled?: boolean | null;
-                min_density?: number | null;
-                max_density?: number | null;
-                min_lift?: number | null;
-                cursor?: string | null;
-                limit?: number;
-            };
-            header?: never;
-            path: {
-                model: string;
-                source: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["FeaturePage"];
-                };
-            };
-            /** @description Validation Error */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["HTTPValidationError"];
-                };
-            };
-        };
-    };
-    neighbours_api_v1_models__model__sources__source__features__index__neighbours_get: {
+    "health-ready": {
         parameters: {
             query?: never;
             header?: never;
-            path: {
-                model: string;
-                source: string;
-                index: number;
-            };
+            path?: never;
             cookie?: never;
         };
         requestBody?: never;
@@ -1228,21 +1310,21 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Neighbour"][];
+                    "application/json": components["schemas"]["Health"];
                 };
             };
-            /** @description Validation Error */
-            422: {
+            /** @description What went wrong. */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HTTPValidationError"];
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    runs_api_v1_runs_get: {
+    "runs-list": {
         parameters: {
             query?: never;
             header?: never;
@@ -1260,9 +1342,18 @@ export interface operations {
                     "application/json": components["schemas"]["RunSummary"][];
                 };
             };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
         };
     };
-    run_api_v1_runs__run__get: {
+    "runs-get": {
         parameters: {
             query?: never;
             header?: never;
@@ -1282,18 +1373,18 @@ export interface operations {
                     "application/json": components["schemas"]["RunSummary"];
                 };
             };
-            /** @description Validation Error */
-            422: {
+            /** @description What went wrong. */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HTTPValidationError"];
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    sources_api_v1_sources_get: {
+    "sources-list": {
         parameters: {
             query?: never;
             header?: never;
@@ -1311,14 +1402,25 @@ export interface operations {
                     "application/json": components["schemas"]["Source"][];
                 };
             };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
         };
     };
-    source__api_v1_models__model__sources__source__get: {
+    "sources-get": {
         parameters: {
             query?: never;
             header?: never;
             path: {
+                /** @description Id of the subject. */
                 model: string;
+                /** @description Name of the dictionary. */
                 source: string;
             };
             cookie?: never;
@@ -1334,25 +1436,28 @@ export interface operations {
                     "application/json": components["schemas"]["Source"];
                 };
             };
-            /** @description Validation Error */
-            422: {
+            /** @description What went wrong. */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HTTPValidationError"];
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    log_api_v1_models__model__sources__source__log_get: {
+    "sources-log": {
         parameters: {
             query?: {
+                /** @description Only rows of later steps than this. */
                 after?: number;
             };
             header?: never;
             path: {
+                /** @description Id of the subject. */
                 model: string;
+                /** @description Name of the dictionary. */
                 source: string;
             };
             cookie?: never;
@@ -1368,25 +1473,47 @@ export interface operations {
                     "application/json": components["schemas"]["LogRow"][];
                 };
             };
-            /** @description Validation Error */
-            422: {
+            /** @description What went wrong. */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HTTPValidationError"];
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    figure_api_v1_models__model__sources__source__figures__name__get: {
+    "features-list": {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description Column to sort by; rows without a value come last. */
+                sort?: "index" | "density" | "max" | "mean" | "score" | "lift";
+                /** @description Largest first. */
+                descending?: boolean;
+                /** @description Words that the label or the tokens hold. */
+                q?: string;
+                /** @description Only features that never fired, or only those that did. */
+                dead?: boolean | null;
+                /** @description Only features for which a rule was found, or only those without. */
+                labelled?: boolean | null;
+                /** @description Smallest share of tokens on which it fires. */
+                min_density?: number | null;
+                /** @description Largest share of tokens on which it fires. */
+                max_density?: number | null;
+                /** @description Smallest lift of the label's score. */
+                min_lift?: number | null;
+                /** @description `next_cursor` of the page before. */
+                cursor?: string | null;
+                /** @description Rows a page. */
+                limit?: number;
+            };
             header?: never;
             path: {
+                /** @description Id of the subject. */
                 model: string;
+                /** @description Name of the dictionary. */
                 source: string;
-                name: string;
             };
             cookie?: never;
         };
@@ -1398,37 +1525,35 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": {
-                        [key: string]: unknown;
-                    };
+                    "application/json": components["schemas"]["FeaturePage"];
                 };
             };
-            /** @description Validation Error */
-            422: {
+            /** @description What went wrong. */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HTTPValidationError"];
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    activations_api_v1_models__model__sources__source__activations_post: {
+    "features-get": {
         parameters: {
             query?: never;
             header?: never;
             path: {
+                /** @description Id of the subject. */
                 model: string;
+                /** @description Name of the dictionary. */
                 source: string;
+                /** @description Row of the dictionary's decoder, from 0. */
+                index: number;
             };
             cookie?: never;
         };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["ActivationsRequest"];
-            };
-        };
+        requestBody?: never;
         responses: {
             /** @description Successful Response */
             200: {
@@ -1436,24 +1561,62 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["TokenActivations"];
+                    "application/json": components["schemas"]["Feature"];
                 };
             };
-            /** @description Validation Error */
-            422: {
+            /** @description What went wrong. */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HTTPValidationError"];
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    search_api_v1_search_get: {
+    "features-neighbours": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Id of the subject. */
+                model: string;
+                /** @description Name of the dictionary. */
+                source: string;
+                /** @description Row of the dictionary's decoder, from 0. */
+                index: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Neighbour"][];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "search-features": {
         parameters: {
             query: {
+                /** @description Words of a label or of the tokens. */
                 q: string;
+                /** @description Features a dictionary at most. */
                 limit?: number;
             };
             header?: never;
@@ -1471,23 +1634,63 @@ export interface operations {
                     "application/json": components["schemas"]["SearchHit"][];
                 };
             };
-            /** @description Validation Error */
-            422: {
+            /** @description What went wrong. */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HTTPValidationError"];
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    steer_api_v1_models__model__sources__source__steer_post: {
+    "activations-compute": {
         parameters: {
             query?: never;
             header?: never;
             path: {
+                /** @description Id of the subject. */
                 model: string;
+                /** @description Name of the dictionary. */
+                source: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ActivationRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TokenActivations"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "steering-complete": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Id of the subject. */
+                model: string;
+                /** @description Name of the dictionary. */
                 source: string;
             };
             cookie?: never;
@@ -1507,23 +1710,25 @@ export interface operations {
                     "application/json": components["schemas"]["Completion"];
                 };
             };
-            /** @description Validation Error */
-            422: {
+            /** @description What went wrong. */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HTTPValidationError"];
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    stream_api_v1_models__model__sources__source__steer_stream_post: {
+    "steering-stream": {
         parameters: {
             query?: never;
             header?: never;
             path: {
+                /** @description Id of the subject. */
                 model: string;
+                /** @description Name of the dictionary. */
                 source: string;
             };
             cookie?: never;
@@ -1540,26 +1745,51 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["SteerToken"];
-                    "text/event-stream": unknown;
+                    "text/event-stream": components["schemas"]["SteerToken"] | components["schemas"]["Completion"];
                 };
             };
-            /** @description Not Found */
-            404: {
+            /** @description What went wrong. */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Validation Error */
-            422: {
+        };
+    };
+    "figures-get": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+                /** @description Id of the subject. */
+                model: string;
+                /** @description Name of the dictionary. */
+                source: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HTTPValidationError"];
+                    "application/json": components["schemas"]["PlotlyFigure"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };

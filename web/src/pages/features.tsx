@@ -9,6 +9,7 @@ import { FeatureTable, focusRow } from "../parts/feature_table";
 import { Filters } from "../parts/filters";
 import { useKeys } from "../parts/keys";
 import { useLoad } from "../parts/load";
+import { describeSource } from "../parts/quality";
 import { useRows } from "../parts/rows";
 import { Shell } from "../parts/shell";
 import { Failure, FailurePage } from "../parts/states";
@@ -36,8 +37,9 @@ export function FeaturesPage({ model, source }: Place) {
   );
 }
 
-function Summary({ source: { architecture, hook, d_sae, d_in, quality, num_labelled } }: { source: Source }) {
-  const parts = [`${architecture} on ${hook}`, `${format.count(d_sae)} features of width ${d_in}`, `${format.count(num_labelled)} labelled`];
+function Summary({ source }: { source: Source }) {
+  const { quality, num_labelled } = source;
+  const parts = [describeSource(source), `${format.count(num_labelled)} labelled`];
   if (quality) parts.push(`FVU ${format.number(quality.fvu.value)} at L0 ${format.number(quality.l0.value)}`);
   return <p class="quiet-text">{parts.join(" · ")}</p>;
 }
@@ -63,11 +65,7 @@ function Browse({ place }: { place: Place }) {
           <p class="count" role="status" data-testid="total">
             {loading && total === 0 ? " " : `${format.count(total)} ${total === 1 ? "feature" : "features"}`}
           </p>
-          {error ? (
-            <Failure error={error} />
-          ) : (
-            <FeatureTable place={place} state={state} rows={rows.value} onState={show} onMore={more} />
-          )}
+          {error ? <Failure error={error} /> : <FeatureTable place={place} state={state} rows={rows.value} onState={show} onMore={more} />}
         </>
       )}
     </>

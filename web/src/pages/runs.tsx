@@ -8,7 +8,7 @@ import { featureLink, steerLink, tableLink } from "../links";
 import { Figure } from "../parts/figure";
 import { LiveTraining } from "../parts/live";
 import { useLoad, useRested } from "../parts/load";
-import { QualityTable } from "../parts/quality";
+import { describeSource, QualityTable } from "../parts/quality";
 import { Shell } from "../parts/shell";
 import { Stages } from "../parts/stages";
 import { Empty, Failure, FailurePage, Loading } from "../parts/states";
@@ -58,7 +58,8 @@ function RunView({ run }: { run: Run }) {
         </span>
         <Stages all={RUN_STAGES} done={run.stages} />
       </div>
-      {run.sources.length === 0 && <Empty>No dictionary in this run yet.</Empty>}
+      {run.problem && <p class="failure">{run.problem}</p>}
+      {run.sources.length === 0 && !run.problem && <Empty>No dictionary in this run yet.</Empty>}
       {run.sources.map((source) => (
         <SourceView key={source.source} source={source} />
       ))}
@@ -73,7 +74,7 @@ function SourceView({ source }: { source: Source }) {
       <div class="run-head">
         <h3>{collected ? <a href={tableLink(source)}>{source.source}</a> : source.source}</h3>
         <span class="quiet-text">
-          {source.architecture} on {source.hook}, {source.d_in} → {format.count(source.d_sae)}
+          {describeSource(source)}
           {source.num_labelled > 0 && `, ${format.count(source.num_labelled)} labelled`}
         </span>
         <Stages all={SOURCE_STAGES} done={source.stages} />
@@ -82,8 +83,13 @@ function SourceView({ source }: { source: Source }) {
         <LiveTraining place={source} />
       ) : (
         <div class="source-body">
-          {source.quality ? <QualityTable quality={source.quality} name={source.architecture} /> : <Empty>Not evaluated yet.</Empty>}
-          <Figure place={source} name="training" title="Training" />
+          {source.quality ? (
+            <QualityTable quality={source.quality} name={source.architecture ?? source.source} />
+          ) : (
+            <Empty>Not evaluated yet.</Empty>
+          )}
+          <Figure place={source} name="training" />
+          {collected && <Figure place={source} name="densities" />}
         </div>
       )}
       {collected && (

@@ -21,7 +21,6 @@ export function SteerPage({ model, source }: Place) {
   const { route } = useLocation();
   const [request, change] = useRequest(place);
   const { texts, start, stop } = useSteering(place);
-  const running = texts.phase === "running";
   const ready = request.prompt.trim() !== "";
   const go = () => ready && start(request);
   const submit = (event: Event) => {
@@ -40,15 +39,7 @@ export function SteerPage({ model, source }: Place) {
         <form class="panel" aria-label="Generation" onSubmit={submit}>
           <GenerationForm request={request} onRequest={change} />
           <div class="actions">
-            {running ? (
-              <button key="stop" type="button" class="primary" onClick={stop}>
-                Stop
-              </button>
-            ) : (
-              <button key="go" type="submit" class="primary" disabled={!ready}>
-                Generate
-              </button>
-            )}
+            <RunButton running={texts.phase === "running"} ready={ready} onStop={stop} />
             <CopyLink link={() => location.origin + steerLink(place) + writeSteer(request)} />
             <p class="quiet-text" role="status" data-testid="phase">
               {describe(texts.phase, texts.steered.length, ready)}
@@ -106,6 +97,19 @@ function Changes({ place, request, onRequest }: { place: Place; request: SteerRe
       ))}
       <AddFeature place={place} onAdd={add} />
     </>
+  );
+}
+
+/** Submits the form, or stops what runs. Two elements with keys of their own, so that the click that stops never submits. */
+function RunButton({ running, ready, onStop }: { running: boolean; ready: boolean; onStop: () => void }) {
+  return running ? (
+    <button key="stop" type="button" class="primary" onClick={onStop}>
+      Stop
+    </button>
+  ) : (
+    <button key="go" type="submit" class="primary" disabled={!ready}>
+      Generate
+    </button>
   );
 }
 

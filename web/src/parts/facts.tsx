@@ -14,7 +14,10 @@ export function Firing({ feature, marker }: { feature: Feature; marker?: number 
       <dl class="facts">
         <dt>Density</dt>
         <dd>
-          <b>{format.percent(density.value)}</b> <span class="quiet-text">{often}, of {format.count(density.n)} tokens</span>
+          <b>{format.percent(density.value)}</b>{" "}
+          <span class="quiet-text">
+            {often}, of {format.count(density.n)} tokens
+          </span>
         </dd>
         <dt>Max</dt>
         <dd>

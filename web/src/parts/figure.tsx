@@ -6,16 +6,17 @@ import type { PlotlyFigure } from "../api/records";
 import { useLoad } from "./load";
 import { Failure, Loading } from "./states";
 
+type Layout = PlotlyFigure["layout"];
+
 interface Props {
   place: Place;
+  /** As the API calls it. */
   name: string;
-  /** What it shows. */
-  title: string;
   /** Asks for the figure again when it changes. */
   version?: number;
 }
 
-export function Figure({ place, name, title, version = 0 }: Props) {
+export function Figure({ place, name, version = 0 }: Props) {
   const box = useRef<HTMLDivElement>(null);
   const seen = useSignal(false);
   const key = seen.value ? `${place.model}/${place.source}/${name}#${version}` : null;
@@ -38,10 +39,10 @@ export function Figure({ place, name, title, version = 0 }: Props) {
   }, [data]);
   return (
     <figure class="figure">
-      <figcaption class="quiet-text">{title}</figcaption>
+      <figcaption class="quiet-text">{data ? titleOf(data.layout) : ""}</figcaption>
       {error && <Failure error={error} />}
       {!data && !error && <Loading what="the figure" />}
-      <div ref={box} class="plot" data-testid={`figure-${name}`} />
+      <div ref={box} class="plot" hidden={error !== null} data-testid={`figure-${name}`} />
     </figure>
   );
 }
@@ -54,20 +55,25 @@ async function draw(element: HTMLElement, { data, layout }: PlotlyFigure): Promi
   await plotly.react(element, data, { ...own, dragmode }, { responsive: true, displayModeBar: false });
 }
 
-/** The layout in the page's own colours and size, without the title, which stands above it. */
-export function themed(layout: Record<string, unknown>, colour: (name: string) => string): Record<string, unknown> {
-  const axes = Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key));
-  const lines = { gridcolor: colour("--line"), linecolor: colour("--line"), zerolinecolor: colour("--line"), automargin: true };
-  const { template: _, title: __, width: ___, height: ____, ...rest } = layout;
+/** The layout in the page's own colours and size; its title stands above as the caption. */
+export function themed(layout: Layout, colour: (name: string) => string): Layout {
+  const { title: _, width: __, height: ___, ...rest } = layout;
+  const lines = { gridcolor: colour("--line"), linecolor: colour("--line") };
+  const decades = { dtick: 1 }; // the digits that plotly writes between powers of ten are too small to read
+  const axes = Object.entries(layout).filter(([key]) => /^[xy]axis\d*$/.test(key)) as [string, { type?: string }][];
   return {
     ...rest,
-    ...Object.fromEntries([...new Set(["xaxis", "yaxis", ...axes])].map((key) => [key, { ...(layout[key] as object | undefined), ...lines }])),
+    ...Object.fromEntries(axes.map(([key, axis]) => [key, { ...axis, ...lines, ...(axis.type === "log" ? decades : {}) }])),
     paper_bgcolor: "transparent",
     plot_bgcolor: "transparent",
-    colorway: [colour("--accent"), colour("--second"), colour("--third"), colour("--muted")],
     font: { family: "system-ui, sans-serif", size: 13, color: colour("--text") },
-    margin: { l: 48, r: 12, t: 30, b: 72 },
-    legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", xref: "container", x: 0.5, xanchor: "center" },
+    margin: { l: 60, r: 12, t: 16, b: 48 },
     autosize: true,
   };
+}
+
+/** The title that the server gave the figure. */
+export function titleOf(layout: Layout): string {
+  const { title } = layout as { title?: string | { text?: string } };
+  return (typeof title === "object" ? title.text : title) ?? "";
 }

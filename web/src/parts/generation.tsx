@@ -29,8 +29,22 @@ export function GenerationForm({ request, onRequest }: Props) {
           on={request.edit_prompt}
           onSwitch={(edit_prompt) => change({ edit_prompt })}
         />
-        <Amount name="Max tokens" low={1} high={512} step={1} value={request.max_tokens} onAmount={(max_tokens) => change({ max_tokens })} />
-        <Amount name="Temperature" low={0} high={5} step={0.1} value={request.temperature} onAmount={(temperature) => change({ temperature })} />
+        <Amount
+          name="Max tokens"
+          low={1}
+          high={512}
+          step={1}
+          value={request.max_tokens}
+          onAmount={(max_tokens) => change({ max_tokens })}
+        />
+        <Amount
+          name="Temperature"
+          low={0}
+          high={5}
+          step={0.1}
+          value={request.temperature}
+          onAmount={(temperature) => change({ temperature })}
+        />
         <Amount name="Seed" low={0} high={2 ** 31 - 1} step={1} value={request.seed} onAmount={(seed) => change({ seed })} />
       </div>
     </>

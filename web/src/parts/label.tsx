@@ -17,30 +17,52 @@ export function LabelHeading({ label, index }: { label: Label | null; index: num
   );
 }
 
-/** What the feature fires on and what it promotes, and the scores of that claim. */
+/** What the feature fires on and what it promotes, and the scores of that claim: those held against a null first, the others folded. */
 export function LabelDetails({ label }: { label: Label }) {
+  const [main, others] = splitScores(label.scores);
+  const scorers = [...new Set(label.scores.map((score) => score.scorer))];
   return (
     <>
       <dl class="clauses">
-        <dt>Input</dt>
-        <dd>{label.input_clause || <span class="quiet-text">no simple rule found</span>}</dd>
+        {label.input_clause !== label.text && (
+          <>
+            <dt>Input</dt>
+            <dd>{label.input_clause || <span class="quiet-text">no simple rule found</span>}</dd>
+          </>
+        )}
         <dt>Output</dt>
         <dd>{label.output_clause || <span class="quiet-text">nothing clear in the logit lens</span>}</dd>
       </dl>
-      {label.scores.length === 0 && <p class="quiet-text">Labelled by {label.labeller}; not scored yet.</p>}
-      {label.scores.map((score) => (
-        <ScoreLine key={score.scorer + score.metric} score={score} labeller={label.labeller} />
+      {main.map((score) => (
+        <ScoreLine key={score.scorer + score.metric} score={score} />
       ))}
+      {others.length > 0 && (
+        <details class="scores">
+          <summary>{others.length === 1 ? "1 more score" : `${others.length} more scores`}</summary>
+          {others.map((score) => (
+            <ScoreLine key={score.scorer + score.metric} score={score} />
+          ))}
+        </details>
+      )}
+      <p class="quiet-text">
+        Labelled by {label.labeller}, {scorers.length > 0 ? `scored by ${scorers.join(", ")} on held-out documents` : "not scored yet"}.
+      </p>
     </>
   );
 }
 
-function ScoreLine({ score, labeller }: { score: Score; labeller: string }) {
-  const by = `labelled by ${labeller}, scored by ${score.scorer}`;
+/** The scores that stand for the label, and the others. */
+export function splitScores(scores: readonly Score[]): [Score[], Score[]] {
+  const isMain = (score: Score, place: number) => place === 0 || score.lift !== null;
+  return [scores.filter(isMain), scores.filter((score, place) => !isMain(score, place))];
+}
+
+function ScoreLine({ score }: { score: Score }) {
+  const name = score.metric.replaceAll("_", " ");
   if (score.value === null) {
     return (
-      <p class="score">
-        <span class="tag warn">no {score.metric}</span> {score.failed} <span class="quiet-text">({by})</span>
+      <p class="score" data-testid="score">
+        <span class="tag warn">no {name}</span> {score.failed}
       </p>
     );
   }
@@ -48,16 +70,17 @@ function ScoreLine({ score, labeller }: { score: Score; labeller: string }) {
     <div class="score" data-testid="score">
       <IntervalPlot score={score} value={score.value} />
       <span>
-        {score.metric} <b>{format.score(score.value)}</b> {format.interval(score.low, score.high, format.score)}
+        {name} <b>{format.score(score.value)}</b> {format.interval(score.low, score.high, format.score)}
       </span>
-      <span title="The same score with labels of other features">null {format.score(score.null)}</span>
-      <span title="Score minus null, with its 95 % interval">
-        lift <b>{format.signed(score.lift)}</b> {format.interval(score.lift_low, score.lift_high, format.score)}
-      </span>
-      <span>n {format.count(score.n)}</span>
+      {score.null !== null && <span title="The same score with labels of other features">null {format.score(score.null)}</span>}
+      {score.lift !== null && (
+        <span title="Score minus null, with its 95 % interval">
+          lift <b>{format.signed(score.lift)}</b> {format.interval(score.lift_low, score.lift_high, format.score)}
+        </span>
+      )}
+      <span title="Windows it was scored on">n {format.count(score.n)}</span>
       {isUnproven(score) && <span class="tag warn">not better than chance</span>}
       {score.insufficient && <span class="tag warn">too few windows fired</span>}
-      <span class="quiet-text">{by}</span>
     </div>
   );
 }

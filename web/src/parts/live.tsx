@@ -8,7 +8,10 @@ import { Figure } from "./figure";
 import { asApiError } from "./load";
 import { Failure } from "./states";
 
+/** Milliseconds between two looks at the log. */
 const EVERY = 2000;
+/** Seconds of training after which the figure is drawn anew. */
+const FIGURE_SECONDS = 10;
 
 export function LiveTraining({ place }: { place: Place }) {
   const last = useSignal<LogRow | null>(null);
@@ -17,7 +20,7 @@ export function LiveTraining({ place }: { place: Place }) {
     const control = new AbortController();
     const look = async () => {
       try {
-        const rows = await getLog(place, last.peek()?.step, control.signal);
+        const rows = await getLog(place, last.peek()?.step ?? -1, control.signal);
         last.value = rows.at(-1) ?? last.peek();
         error.value = null;
       } catch (problem) {
@@ -36,10 +39,11 @@ export function LiveTraining({ place }: { place: Place }) {
     <div class="live" data-testid="live">
       {error.value && <Failure error={error.value} />}
       <p role="status">
-        <span class="pulse" aria-hidden="true" /> {row ? `Training: step ${format.count(row.step)}, ${format.duration(row.seconds)}` : "Not trained yet"}
+        <span class="pulse" aria-hidden="true" />{" "}
+        {row ? `Training: step ${format.count(row.step)}, ${format.duration(row.seconds)}` : "Not trained yet"}
       </p>
       {row && <Metrics row={row} />}
-      {row && <Figure place={place} name="training" title="Training so far" version={row.step} />}
+      {row && <Figure place={place} name="training" version={Math.floor(row.seconds / FIGURE_SECONDS)} />}
     </div>
   );
 }

@@ -1,6 +1,12 @@
 /** How good a dictionary is, beside baselines at the same L0. */
-import type { Estimate, Quality } from "../api/records";
+import type { Estimate, Quality, Source } from "../api/records";
 import * as format from "../format";
+
+/** What a dictionary is, in a few words: `topk on blocks.14.hook_resid_post, 4,608 features of width 576`. */
+export function describeSource({ architecture, hook, d_in, d_sae }: Source): string {
+  if (architecture === null || hook === null || d_in === null || d_sae === null) return "not trained yet";
+  return `${architecture} on ${hook}, ${format.count(d_sae)} features of width ${format.count(d_in)}`;
+}
 
 interface Line {
   name: string;
@@ -13,7 +19,12 @@ interface Line {
 function lines(quality: Quality): Line[] {
   return [
     { name: "FVU", hint: "Fraction of variance unexplained", own: quality.fvu, controls: quality.controls },
-    { name: "CE increase, nats", hint: "Next-token loss with the reconstruction spliced in, minus without", own: quality.ce_increase, controls: quality.control_ce_increase },
+    {
+      name: "CE increase, nats",
+      hint: "Next-token loss with the reconstruction spliced in, minus without",
+      own: quality.ce_increase,
+      controls: quality.control_ce_increase,
+    },
     { name: "CE recovered", hint: "Against replacing every activation by the mean", own: quality.ce_recovered },
     { name: "KL recovered", hint: "Against replacing every activation by the mean", own: quality.kl_recovered },
     { name: "L0", hint: "Active features a token", own: quality.l0 },
@@ -57,7 +68,7 @@ function QualityRow({ line: { name, hint, own, controls: values, show = format.n
       </th>
       <td class="num" title={`n = ${format.count(own.n)} ${format.interval(own.low, own.high)}`}>
         <b>{show(own.value)}</b>
-        {own.low !== null && own.high !== null && <small> ±{format.number((own.high - own.low) / 2)}</small>}
+        {own.low !== null && own.high !== null && own.high > own.low && <small> {format.spread(own.low, own.high)}</small>}
       </td>
       {controls.map((control) => (
         <td key={control} class="num">

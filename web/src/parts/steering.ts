@@ -33,7 +33,8 @@ export function useSteering(place: Place): { texts: Texts; start: (request: Stee
     try {
       for await (const event of streamSteer(place, request, mine.signal)) {
         if (control.current !== mine) return;
-        texts.value = "token" in event ? grown(texts.peek(), event.text, event.token) : { ...texts.peek(), completion: event, phase: "done" };
+        texts.value =
+          "token" in event ? grown(texts.peek(), event.text, event.token) : { ...texts.peek(), completion: event, phase: "done" };
       }
       if (texts.peek().phase === "running") texts.value = { ...texts.peek(), phase: "stopped" };
     } catch (problem) {

@@ -29,7 +29,9 @@ export function Tokens({ tokens, values, scale, counted, range, peak, onPoint }:
       {start > 0 && <span class="cut">… </span>}
       {tokens.slice(start, end).map((text, place) => {
         const at = start + place;
-        return <Token key={at} at={at} text={text} value={values[at] ?? 0} scale={scale} counted={counted?.[at] ?? true} peak={at === peak} />;
+        return (
+          <Token key={at} at={at} text={text} value={values[at] ?? 0} scale={scale} counted={counted?.[at] ?? true} peak={at === peak} />
+        );
       })}
       {end < tokens.length && <span class="cut"> …</span>}
     </p>

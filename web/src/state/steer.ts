@@ -37,7 +37,10 @@ export function readSteer(search: string): SteerRequest {
   };
   return {
     prompt: query.get("prompt") ?? "",
-    interventions: query.getAll("feature").map(readChange).filter((change) => change !== null),
+    interventions: query
+      .getAll("feature")
+      .map(readChange)
+      .filter((change) => change !== null),
     chat: query.get("chat") === "true",
     max_tokens: Math.round(inRange("max_tokens", 1, 512, DEFAULTS.max_tokens)),
     temperature: inRange("temperature", 0, 5, DEFAULTS.temperature),

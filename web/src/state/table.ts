@@ -35,13 +35,15 @@ export function readTable(search: string): TableState {
 
 /** The query of an address, with a leading `?`, without the defaults; empty for the default view. */
 export function writeTable(state: TableState): string {
+  const defaults: Record<string, unknown> = named(readTable(""));
   const query = new URLSearchParams();
-  for (const [name, value] of Object.entries({ ...tableQuery(state), text: state.text })) {
-    const isDefault = value === null || value === "" || value === false && name === "descending" || name === "sort" && value === "index";
-    if (!isDefault) query.set(name, String(value));
+  for (const [name, value] of Object.entries(named(state))) {
+    if (value !== defaults[name]) query.set(name, String(value));
   }
   return query.size > 0 ? `?${query}` : "";
 }
+
+const named = (state: TableState) => ({ ...tableQuery(state), text: state.text });
 
 /** The state as the API's parameters. */
 export function tableQuery(state: TableState): FeaturesQuery {
