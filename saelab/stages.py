@@ -109,6 +109,8 @@ def train(run: Run, config: TrainStage, sae: Any) -> None:  # noqa: ANN401 - the
     settings = config.train
     if config.epochs is not None:
         settings = replace(settings, steps=steps_of(store, settings.batch_size, config.epochs))
+    if settings.precision == "auto":
+        settings = replace(settings, precision="bf16" if manifest.facts["dtype"] == "bfloat16" else "fp32")
     dictionary = kind(store.d_in, sae)
     policy = store.policy
     dictionary.provenance = Provenance(

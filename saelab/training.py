@@ -59,8 +59,9 @@ class TrainConfig:
     """Adam's decay rates; none for the architecture's default."""
     dead_after: int | None = None
     """A feature is dead after so many activations without it; none for 10 million, or a twentieth of a shorter run."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: large products in bfloat16, weights and sums in float32. Several times faster on GPUs and on CPUs with AVX512-BF16 or AMX."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: large products in bfloat16, weights and sums in float32. Faster on GPUs and on CPUs with AVX512-BF16 or AMX. auto: the number
+    format of the run's subject, which was chosen by measurement; float32 for a trainer without a run."""
     sample: int = 100_000
     """Activations from which biases and the scale of the inputs are set before the first step: the first batches that hold them."""
     seed: int = 0

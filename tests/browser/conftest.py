@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, Route, sync_playwright
 
-from saelab import recipes
 from saelab.run import Run
 from saelab_server.settings import WEB
 
@@ -40,14 +39,6 @@ def chromium() -> str:
     if named or os.environ.get("SAELAB_BROWSER") == "required":
         pytest.fail(f"{reason}; run: make browser")
     pytest.skip(f"{reason}; run: make browser")
-
-
-@pytest.fixture(scope="session")
-def toy_run(tmp_path_factory) -> Run:
-    """The toy world from text to scored labels."""
-    run = Run(tmp_path_factory.mktemp("browser") / "runs" / "toy")
-    recipes.make(run, recipes.RECIPES["toy"]())
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny import make_subject
 
-from library.test_subject import make_subject
 from saelab.corpus import TokenPolicy
 from saelab.errors import Invalid
 from saelab.records import Completion, Intervention, SteerRequest

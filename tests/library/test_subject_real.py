@@ -20,7 +20,10 @@ def tokens(subject):
 
 
 def test_the_bridge_gives_the_same_activations_and_logits(subject, tokens):
-    hooks = [f"blocks.14.{name}" for name in ("hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_resid_mid", "mlp.hook_post", "hook_mlp_out", "hook_resid_post")]
+    hooks = [
+        f"blocks.14.{name}"
+        for name in ("hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_resid_mid", "mlp.hook_post", "hook_mlp_out", "hook_resid_post")
+    ]
     fast = subject.activations(tokens, hooks)
     with torch.inference_mode():
         logits, cache = subject.bridge.run_with_cache(tokens, names_filter=hooks, prepend_bos=False)
