@@ -310,7 +310,7 @@ def main(commands: Mapping[str, type[Command]], args: Sequence[str] | None = Non
 
 
 def _keep_freed_memory() -> None:
-    """Tells the C library to keep what is freed: the next batch needs as much again, and asking Linux for it anew slows capture by a sixth."""
+    """Tells the C library to keep what is freed: the next batch needs as much again, and asking Linux anew slows capture by a sixth."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
