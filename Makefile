@@ -16,6 +16,9 @@ WEB_SOURCES := $(shell find web/src web/public -type f 2>/dev/null) $(wildcard w
 RUN ?= runs/demo
 PORT ?= 8000
 
+# Threads that wait by spinning slow each other many times over as soon as anything else runs.
+export OMP_WAIT_POLICY := passive
+
 .PHONY: help setup web browser demo test check lint fmt types bench golden clean
 
 help: ## List these targets

@@ -32,9 +32,9 @@ from saelab.values import value
 class EvaluateConfig:
     """How the quality of a dictionary is measured."""
 
-    windows: int = 128
+    windows: int = 96
     """Held-out windows for the losses with the reconstruction spliced in."""
-    alive_rows: int = 400_000
+    alive_rows: int = 200_000
     """Training activations looked at, beside all held-out ones, for features that never fire."""
     fit_rows: int = 50_000
     """Training activations that the mean and the controls are fitted on."""
