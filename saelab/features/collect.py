@@ -27,6 +27,7 @@ from saelab.errors import Invalid
 from saelab.features.examples import LEVELS, SPLITS, Grid, Kept, Pool, uniform
 from saelab.features.statistics import Statistics
 from saelab.progress import track
+from saelab.run import whole
 from saelab.values import to_dict, value
 
 _CHECKPOINT = "collect.part.safetensors"
@@ -117,15 +118,14 @@ class Collected:
             self.kept.setdefault(name, Kept(self.d_sae, self.config.top, self.grid.length)).merge(kept)
 
     def save(self, file: Path, fingerprint: str) -> None:
-        """Writes the state, whole or not at all."""
+        """Writes the state, whole or not at all. Raises `Conflict` if it cannot be written."""
         self.pool.settle()
         arrays = {f"statistics.{name}": getattr(self.statistics, name) for name in _STATISTICS} | {"segments": self.segments}
         arrays |= {f"pool.{name}": getattr(self.pool, name) for name in _POOL}
         arrays |= {f"kept.{table}.{name}": getattr(kept, name) for table, kept in self.kept.items() for name in _KEPT}
-        half = file.with_suffix(".tmp")
         facts = {"fingerprint": fingerprint, "num_tokens": str(self.statistics.num_tokens), "tables": " ".join(self.kept)}
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, half, facts)
-        half.replace(file)
+        with whole(file) as half:
+            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, half, facts)
 
     def load(self, file: Path, fingerprint: str) -> bool:
         """Takes up a saved state. False where there is none of the same dictionary, corpus and config."""

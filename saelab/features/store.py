@@ -1,7 +1,8 @@
 """The feature store: statistics, examples, labels and scores of every feature of one dictionary, in one database."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 from sqlalchemy import Connection, Engine, and_, create_engine, delete, event, func, insert, select, text, update
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from saelab.errors import Corrupt, Invalid, NotFound
@@ -20,6 +21,7 @@ from saelab.features.page import bands
 from saelab.features.statistics import histogram, proportion
 from saelab.features.table_page import Filters, page_of, row_of, word_query
 from saelab.records import Feature, FeatureId, FeaturePage, FeatureRow, Label, Neighbour, Score, TokenValue
+from saelab.run import cannot_write
 from saelab.values import from_json, to_json
 
 
@@ -227,11 +229,19 @@ class FeatureStore:
         with self._engine.connect() as connection:
             return np.array(connection.scalars(query).all(), np.float64)
 
+    @contextmanager
+    def _writing(self) -> Generator[Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except OperationalError as error:
+            raise cannot_write(self.path, error.orig or error) from None
+
     def put_label(self, index: int, label: Label) -> None:
         """Keeps a label and shows it for its feature. Scores of an older label of the same labeller are dropped."""
         self.id(index)
         key = {"feature": index, "labeller": label.labeller}
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             _remove(connection, tables.labels, key)
             _remove(connection, tables.scores, key)
             connection.execute(insert(tables.labels).values(**key, label=to_json(replace(label, scores=()))))
@@ -247,7 +257,7 @@ class FeatureStore:
         self.label(index, label.labeller)
         head = scores[0]
         key = {"feature": index, "labeller": label.labeller, "scorer": head.scorer}
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             _remove(connection, tables.scores, key)
             connection.execute(insert(tables.scores).values(**key, scores=json.dumps([json.loads(to_json(score)) for score in scores])))
             connection.execute(
