@@ -2,7 +2,8 @@
 
 - FVU = sum |x - x^|^2 / sum |x - mean|^2, sums in float64: 1 for predicting the mean, unchanged when x is scaled.
 - CE: next-token loss with the reconstruction spliced in at the hook. Predictions from the first position are left out; positions that do
-  not count and massive activations pass through untouched. CE recovered is against replacing activations by their mean; the increase in nats says more.
+  not count and massive activations pass through untouched. CE recovered is against replacing activations by their mean; the increase in
+  nats says more.
 - Controls: random directions and principal components at the same number of active features, on the same tokens.
 """
 

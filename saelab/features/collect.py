@@ -249,13 +249,21 @@ def _add(state: Collected, dictionary: Dictionary, batch: Chunk) -> None:
 
 
 def _batches(chunks: Iterable[Chunk], size: int, skip: int) -> Iterator[Chunk]:
-    """The chunks regrouped to about `size` rows of whole windows each, without the first `skip` rows."""
+    """The chunks regrouped to about `size` rows of whole windows each, without the batches that hold the first `skip` rows.
+
+    A resumed pass regroups those too, so that it works on the very batches of one that was not killed and rounds alike.
+    """
+    for batch in _regrouped(chunks, size):
+        if skip > 0:
+            skip -= len(batch.x)
+        else:
+            yield batch
+
+
+def _regrouped(chunks: Iterable[Chunk], size: int) -> Iterator[Chunk]:
     held: list[Chunk] = []
     for chunk in chunks:
-        passed = min(skip, len(chunk.x))
-        skip -= passed
-        if passed < len(chunk.x):
-            held.append(Chunk(x=chunk.x[passed:], window=chunk.window[passed:], position=chunk.position[passed:]))
+        held.append(chunk)
         if sum(len(part.x) for part in held) >= size:
             whole = _join(held)
             yield from _pieces(whole, size)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from sqlite3 import SQLITE_ERROR
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,10 @@ class FeatureStore:
         try:
             with self._engine.connect() as connection:
                 facts = {key: json.loads(value) for key, value in connection.execute(select(tables.meta))}
+        except OperationalError as error:
+            if getattr(error.orig, "sqlite_errorcode", SQLITE_ERROR) != SQLITE_ERROR:  # the disk's fault or another process', not the file's
+                raise cannot_write(self.path, error.orig or error) from None
+            raise Corrupt(f"{self.path} is not a feature store ({error.orig}). Run `saelab collect` to make it anew.") from None
         except DatabaseError as error:
             raise Corrupt(f"{self.path} is not a feature store ({error.orig}). Run `saelab collect` to make it anew.") from None
         if facts.get("schema") != tables.SCHEMA:

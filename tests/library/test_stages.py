@@ -149,13 +149,10 @@ def test_a_stage_without_its_predecessor_says_which_command_to_run(small_run, tm
 
 MOMENTS = (
     "corpus/documents.jsonl",
-    "read.json",
     f"activations/{HOOK}/00001.safetensors",
     f"activations/{HOOK}/index.json",
     f"dictionaries/{SOURCE}/checkpoint.safetensors",
-    f"dictionaries/{SOURCE}/log.jsonl",
     f"dictionaries/{SOURCE}/sae_weights.safetensors",
-    f"dictionaries/{SOURCE}/quality.json",
     f"dictionaries/{SOURCE}/collect.part.safetensors",
     f"dictionaries/{SOURCE}/features.db.part",
     f"dictionaries/{SOURCE}/features.db-wal",
