@@ -90,7 +90,7 @@ def capture(run: Run, config: CaptureConfig) -> None:
         changed = differences({**done.config, "hooks": None}, {**to_dict(config), "hooks": None})
         if changed:
             raise Conflict(f"{run.path} holds activations captured with another config ({'; '.join(changed)}). Use another run folder.")
-        if not missing:
+        if config.hooks and not missing:
             return
     began = time.monotonic()
     hooks = [*captured, *missing]

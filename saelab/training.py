@@ -275,6 +275,8 @@ def _check(config: TrainConfig) -> None:
             raise Invalid(f"{name} is {count}; it must be at least 1.")
     if config.lr is not None and not config.lr > 0:
         raise Invalid(f"lr is {config.lr}; it must be positive.")
+    if config.betas is not None and not all(0 <= beta < 1 for beta in config.betas):
+        raise Invalid(f"betas are {config.betas}; both must be from 0 to below 1.")
     if not 0 <= config.decay <= 1:
         raise Invalid(f"decay is {config.decay}; it is a share of the run, between 0 and 1.")
 

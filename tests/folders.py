@@ -28,8 +28,8 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def names(folder: Path) -> set[str]:
-    """Every file and folder."""
-    return {str(item.relative_to(folder)) for item in folder.rglob("*")}
+    """Every file and folder, those aside that a database has only while it is open."""
+    return {str(item.relative_to(folder)) for item in folder.rglob("*") if not item.name.endswith(("-wal", "-shm"))}
 
 
 def copied(run: Run, to: Path) -> Run:

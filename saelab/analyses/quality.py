@@ -45,7 +45,7 @@ class EvaluateConfig:
 
 
 def evaluate(lab: Lab, config: EvaluateConfig) -> Quality:
-    """The quality of the lab's dictionary beside its controls. Raises `Invalid` for a config or a corpus that it cannot be measured with."""
+    """The quality of the lab's dictionary beside its controls. Raises `Invalid` for a config or a corpus that will not do."""
     for name, least in {"windows": 2, "fit_rows": 1, "batch_windows": 1, "seed": 0}.items():
         if getattr(config, name) < least:
             raise Invalid(f"{name} is {getattr(config, name)}; it must be {least} or more.")

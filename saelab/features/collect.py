@@ -32,6 +32,7 @@ from saelab.values import to_dict, value
 
 _CHECKPOINT = "collect.part.safetensors"
 _ENCODE_ELEMENTS = 2**25
+_LEAST = {name: 1 for name in ("top", "explain", "select", "score", "width", "batch", "checkpoint")} | {"before": 0, "pool": 0, "seed": 0}
 _STATISTICS = ("count", "total", "squares", "max", "min", "histogram")
 _KEPT = ("key", "segment", "peak", "levels")
 _POOL = ("segments", "seen", "feature", "member", "peak")
@@ -203,8 +204,11 @@ def collect(
     - `config`: how much is kept.
     - `folder`: where the state is saved now and then, so that a killed pass goes on; delete it with `forget` when all is written.
 
-    Raises `Invalid` if the activations have another width than the dictionary reads.
+    Raises `Invalid` for a config that cannot be, and if the activations have another width than the dictionary reads.
     """
+    for name, least in _LEAST.items():
+        if getattr(config, name) < least:
+            raise Invalid(f"{name} is {getattr(config, name)}; it must be {least} or more.")
     state = Collected(Grid(corpus, config.width, config.before), config, dictionary.d_sae)
     mark = _fingerprint(dictionary, corpus, config) if folder else ""
     if folder:

@@ -51,9 +51,7 @@ class FeatureStore:
             with self._engine.connect() as connection:
                 facts = {key: json.loads(value) for key, value in connection.execute(select(tables.meta))}
         except OperationalError as error:
-            if (
-                getattr(error.orig, "sqlite_errorcode", SQLITE_ERROR) != SQLITE_ERROR
-            ):  # the disk's fault or another process', not the file's
+            if getattr(error.orig, "sqlite_errorcode", SQLITE_ERROR) != SQLITE_ERROR:  # the disk's fault or another process's
                 raise cannot_write(self.path, error.orig or error) from None
             raise Corrupt(f"{self.path} is not a feature store ({error.orig}). Run `saelab collect` to make it anew.") from None
         except DatabaseError as error:

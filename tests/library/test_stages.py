@@ -229,6 +229,33 @@ def test_a_name_that_is_no_folder_of_the_run_is_refused(small_run, name):
         stages.train(small_run, replace(small().train, source=name), small().sae)
 
 
+@pytest.mark.parametrize("field", ["top", "explain", "select", "score", "width", "batch", "checkpoint", "before", "pool", "seed"])
+def test_a_collection_that_cannot_be_is_refused_by_the_name_of_its_field(small_run, tmp_path, field):
+    run = copied(small_run, tmp_path / "run")
+    (run.source(SOURCE).path / "collect.json").unlink()
+    before = names(run.path)
+    with pytest.raises(Invalid, match=f"{field} is -1"):
+        stages.collect(run, replace(CollectConfig(), **{field: -1}))
+    assert names(run.path) == before
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"hooks": ()}, "hooks must name"),
+        ({"hooks": (HOOK, HOOK)}, "none twice"),
+        ({"batch_tokens": 0}, "batch_tokens"),
+        ({"shard_windows": 0}, "shard_windows"),
+        ({"massive": 0.0}, "massive is 0.0"),
+    ],
+)
+def test_a_capture_that_cannot_be_is_refused(small_run, tmp_path, fields, words):
+    run = copied(small_run, tmp_path / "run")
+    (run.path / "capture.json").unlink()
+    with pytest.raises(Invalid, match=words):
+        stages.capture(run, replace(small().capture, **fields))
+
+
 @pytest.mark.parametrize(
     ("hook", "name"),
     [("blocks.14.hook_resid_post", "14-res-topk"), ("blocks.0.hook_mlp_out", "0-mlp-topk"), ("blocks.3.attn.hook_z", "3-attn-z-topk")],
