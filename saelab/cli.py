@@ -1,5 +1,6 @@
 """The command line: one command a stage, flags read from the configs."""
 
+import ctypes
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -32,6 +33,8 @@ from saelab.texts.base import TEXTS, TextSource
 from saelab.texts.bundled import Bundled
 from saelab.training import TrainConfig
 from saelab.values import from_dict, value
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # numbers of <malloc.h>
 
 OUT = Console(highlight=False, soft_wrap=True)
 """Where results go."""
@@ -298,6 +301,7 @@ COMMANDS: dict[str, type[Command]] = {
 
 def main(commands: Mapping[str, type[Command]], args: Sequence[str] | None = None) -> None:
     """Runs the command that the arguments name. A user's error ends it with one paragraph and exit code 1."""
+    _keep_freed_memory()
     try:
         command = tyro.extras.subcommand_cli_from_dict(
             dict(commands), prog="saelab", args=args, description="From text to features to steered text."
@@ -310,6 +314,14 @@ def main(commands: Mapping[str, type[Command]], args: Sequence[str] | None = Non
     except KeyboardInterrupt:
         ERR.print("\nStopped. The same command goes on where it was.")
         sys.exit(130)
+
+
+def _keep_freed_memory() -> None:
+    """Tells the C library to keep what is freed: the next batch needs as much again, and asking Linux anew slows capture by a sixth."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+            mallopt(parameter, 2**30)
 
 
 def middle_hook(run: Run) -> str:

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from saelab.records import Histogram, LogRow, Quality
 
-BLUE, ORANGE, GREEN, PURPLE, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#888888"
+BLUE, ORANGE, GREEN, PURPLE, SKY, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#888888"
 """The colours in the order in which they are used; grey is for controls."""
 
 _GRID = "rgba(136, 136, 136, 0.25)"
@@ -107,7 +107,7 @@ def quality(report: Quality) -> go.Figure:
 
 
 def _colour(number: int) -> str:
-    colours = (BLUE, ORANGE, GREEN, PURPLE, SKY)
+    colours = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
     return colours[number % len(colours)]
 
 

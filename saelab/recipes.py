@@ -52,7 +52,7 @@ def demo() -> Recipe:
         read=stages.ReadConfig(subject=SubjectConfig(model="smollm2-135m-instruct")),
         texts=Bundled(),
         capture=CaptureConfig(hooks=(hook,)),
-        train=stages.TrainStage(hook=hook, source="14-res-topk", epochs=4, train=TrainConfig()),
+        train=stages.TrainStage(hook=hook, source="14-res-topk", epochs=4, train=TrainConfig(batch_size=2048, lr=2e-3)),
         sae=TopK.Config(d_sae=4608, k=32),
     )
 

@@ -1,9 +1,9 @@
 """Quality of a dictionary, on documents that it was never trained on.
 
 - FVU = sum |x - x^|^2 / sum |x - mean|^2, sums in float64: 1 for predicting the mean, unchanged when x is scaled.
-- CE: next-token loss with the reconstruction spliced in at the hook. Predictions from the first position are left out; positions that do
-  not count and massive activations pass through untouched. CE recovered is against replacing activations by their mean; the increase in
-  nats says more.
+- CE: next-token loss with the reconstruction spliced in at the hook. Predictions from the first position are left out; positions that
+  do not count and massive activations pass through untouched. CE recovered is against replacing activations by their mean; the increase
+  in nats says more.
 - Controls: random directions and principal components at the same number of active features, on the same tokens.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.activations.shuffle import first_rows
@@ -170,15 +170,27 @@ def _losses(lab: Lab, edits: Mapping[str, Edits], config: EvaluateConfig) -> _Lo
     for batch in track(batches, stage="evaluate", total=len(windows), unit="windows", size=config.batch_windows):
         ids, counted, scored = _padded(lab, batch)
         tokens.extend(scored.sum(-1).tolist())
-        clean = torch.empty(0)
+        clean = lab.subject.logits(ids)
         for name, edit in edits.items():
-            found = lab.subject.logits(ids, edit, counted)[:, :-1].float().log_softmax(-1)
-            clean = found if name == "clean" else clean
-            loss = -found.gather(-1, ids[:, 1:, None].to(found.device))[..., 0]
-            ce[name].extend((loss * scored).double().sum(-1).tolist())
-            kl[name].extend((((clean - found) * clean.exp()).sum(-1) * scored).double().sum(-1).tolist())
+            found = lab.subject.logits(ids, edit, counted) if edit else clean
+            for row in range(len(ids)):
+                sums = _loss_sums(found[row, :-1], clean[row, :-1], ids[row, 1:].to(found.device), scored[row])
+                ce[name].append(sums[0])
+                kl[name].append(sums[1])
     arrays = [{name: np.array(sums) for name, sums in group.items()} for group in (ce, kl)]
     return _Losses(arrays[0], arrays[1], np.array(tokens, dtype=float), corpus.window_document[windows], config.seed)
+
+
+def _loss_sums(
+    logits: Float[Tensor, "pos vocab"], clean: Float[Tensor, "pos vocab"], targets: Int[Tensor, " pos"], scored: Bool[Tensor, " pos"]
+) -> tuple[float, float]:
+    """Cross-entropy, and KL from the clean prediction, summed over the scored positions of one window."""
+    found, plain = logits[scored].float(), clean[scored].float()
+    level = found.logsumexp(-1)
+    loss = level - found.gather(-1, targets[scored][:, None])[:, 0]
+    base = plain.logsumexp(-1)
+    gap = (plain - found).mul_((plain - base[:, None]).exp_()).sum(-1) - base + level
+    return float(loss.double().sum()), float(gap.double().sum())
 
 
 def _padded(lab: Lab, windows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:

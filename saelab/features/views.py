@@ -46,6 +46,11 @@ class Windows:
         """Column of each window's strongest token."""
         return np.abs(np.where(self.counted, self.values, 0)).argmax(1)
 
+    @cached_property
+    def strength(self) -> Float[np.ndarray, " window"]:
+        """Largest activation in each window, without its sign."""
+        return np.abs(np.where(self.counted, self.values, 0)).max(1)
+
 
 @dataclass(frozen=True)
 class ExplainView:

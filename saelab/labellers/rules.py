@@ -1,7 +1,8 @@
 """Labels as rules, found without any model: candidate predicates from what the feature fires on, fitted against windows where it is silent.
 
 The best candidates on the explain windows are joined in twos and threes; the select windows choose among them by average precision minus a
-price for each clause (a short rule that says nearly as much is the better label). Where even the best one misses the threshold the label
+price for each clause (a short rule that says nearly as much is the better label). Windows weigh as much as the feature is active in them: a
+label should say what it fires on strongly. Where even the best one misses the threshold the label
 says so. The second clause, what the feature promotes, is given only where the logit lens is more peaked than that of random directions.
 """
 
@@ -40,7 +41,7 @@ class _Tried:
 class Rules(Labeller):
     """Finds the simplest rule over tokens that tells where a feature fires."""
 
-    threshold: float = 0.75
+    threshold: float = 0.7
     """Average precision on the select windows (half of them positive) below which no rule is stated."""
     price: float = 0.02
     """Average precision that one more clause must gain."""
@@ -95,7 +96,7 @@ class Rules(Labeller):
         if more:
             up = np.array([(masks[0] & view.positives.counted).sum(1) for _, masks in more])
             down = np.array([(masks[1] & view.negatives.counted).sum(1) for _, masks in more])
-            worth = average_precisions(up, down).tolist()
+            worth = average_precisions(up, down, view.positives.strength).tolist()
             tried = tried + [
                 _Tried(rule, masks, found - self.price * rule.clauses()) for (rule, masks), found in zip(more, worth, strict=True)
             ]
@@ -106,7 +107,7 @@ class Rules(Labeller):
         if len(view.select_positives) < self.min_windows or not len(view.select_negatives):
             return ranked[0].rule, ranked[0].worth + self.price * ranked[0].rule.clauses()
         up, down = ([_strength(item.rule, part) for item in ranked] for part in (view.select_positives, view.select_negatives))
-        found = average_precisions(np.array(up), np.array(down))
+        found = average_precisions(np.array(up), np.array(down), view.select_positives.strength)
         best = int(np.argmax(found - self.price * np.array([item.rule.clauses() for item in ranked])))
         return ranked[best].rule, float(found[best])
 

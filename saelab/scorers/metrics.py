@@ -24,13 +24,16 @@ def auroc(
         return (np.matmul(partial, weight_n[:, :, None])[..., 0] / total[:, None]).round(9)
 
 
-def average_precisions(positives: Int[np.ndarray, "b p"], negatives: Int[np.ndarray, "b n"]) -> Float[np.ndarray, " b"]:
+def average_precisions(
+    positives: Int[np.ndarray, "b p"], negatives: Int[np.ndarray, "b n"], weights: Float[np.ndarray, " p"] | None = None
+) -> Float[np.ndarray, " b"]:
     """Average precision of each of some rankings by small whole numbers, as if half of the windows were positive.
 
-    Sum over thresholds of precision times gain in recall; windows with equal numbers enter together.
+    Sum over thresholds of precision times gain in recall; windows with equal numbers enter together. Positives may carry weights.
     """
+    weights = np.ones(positives.shape[1]) if weights is None else weights
     levels = np.arange(max(int(positives.max(initial=0)), int(negatives.max(initial=0))), -1, -1)
-    recall = (positives[:, None, :] >= levels[:, None]).mean(-1)
+    recall = (positives[:, None, :] >= levels[:, None]) @ (weights / weights.sum())
     alarms = (negatives[:, None, :] >= levels[:, None]).mean(-1)
     precision = recall / np.maximum(recall + alarms, 1e-12)
     return (precision * np.diff(recall, axis=-1, prepend=0.0)).sum(-1)

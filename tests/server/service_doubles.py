@@ -70,8 +70,8 @@ class FakeFeatures:
     def __init__(self) -> None:
         self.asked: dict[str, object] = {}
 
-    def page(self, *, cursor, limit, **others) -> FeaturePage:
-        self.asked = {**others, "cursor": cursor, "limit": limit}
+    def page(self, filters, *, cursor, limit, **others) -> FeaturePage:
+        self.asked = {**vars(filters), **others, "cursor": cursor, "limit": limit}
         if cursor and not (cursor.isascii() and cursor.isdigit()):
             raise Invalid(f"{cursor!r} is no cursor of this table. Begin again without one.")
         begin = int(cursor or 0)

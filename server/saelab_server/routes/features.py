@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
 
-from saelab.features.table_page import MAX_LIMIT
+from saelab.features.table_page import MAX_LIMIT, Filters
 from saelab.records import Feature, FeaturePage, Neighbour
 from saelab.values import value
 from saelab_server.deps import FeaturesDep, IndexDep
@@ -37,8 +37,15 @@ class TableQuery:
 @router.get("")
 def list_features(features: FeaturesDep, query: Annotated[TableQuery, Depends()]) -> FeaturePage:
     """A page of the feature table: sorted, filtered, searched."""
-    wanted = vars(query).copy()
-    return features.page(words=wanted.pop("q"), **wanted)
+    filters = Filters(
+        words=query.q,
+        dead=query.dead,
+        labelled=query.labelled,
+        min_density=query.min_density,
+        max_density=query.max_density,
+        min_lift=query.min_lift,
+    )
+    return features.page(filters, sort=query.sort, descending=query.descending, cursor=query.cursor, limit=query.limit)
 
 
 @router.get("/{index}")
