@@ -3,6 +3,7 @@
 import ctypes
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Union
 
@@ -22,7 +23,7 @@ from saelab.labellers.rules import Rules
 from saelab.progress import shown
 from saelab.records import Estimate, Intervention, Quality, SteerRequest, Unit
 from saelab.registry import Registry
-from saelab.run import Run, open_run
+from saelab.run import Run, open_run, read_saved
 from saelab.saes.topk import TopK
 from saelab.scorers.base import SCORERS, Scorer
 from saelab.scorers.rule_detection import RuleDetection
@@ -31,7 +32,7 @@ from saelab.subject import SubjectConfig
 from saelab.texts.base import TEXTS, TextSource
 from saelab.texts.bundled import Bundled
 from saelab.training import TrainConfig
-from saelab.values import from_json, value
+from saelab.values import from_dict, value
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # numbers of <malloc.h>
 
@@ -123,7 +124,7 @@ class Train:
         run = Run(self.run)
         self._read(run)
         hook = self.hook or middle_hook(run)
-        stages.capture(run, CaptureConfig(hooks=(hook,)))
+        self._capture(run, hook)
         source = self.source or stages.source_name(hook, stages.architecture_of(self.sae).architecture)
         stages.train(run, stages.TrainStage(hook=hook, source=source, epochs=self.epochs, train=self.train), self.sae)
         OUT.print(f"{run.path / 'dictionaries' / source}")
@@ -138,6 +139,12 @@ class Train:
                 f"{run.path} has already been read, with the model {done.config['subject']['model']!r}. Leave out --model and texts to "
                 "train on it, or use another run folder."
             )
+
+    def _capture(self, run: Run, hook: str) -> None:
+        """As the run's other hooks were captured, where it has any."""
+        done = run.manifest("capture")
+        config = from_dict(CaptureConfig, done.config) if done else CaptureConfig(hooks=(hook,))
+        stages.capture(run, replace(config, hooks=(hook,)))
 
 
 @value
@@ -156,7 +163,7 @@ class Evaluate:
         run = open_run(self.run)
         stages.evaluate(run, self.config, self.source)
         file = run.find_source(self.source).path / "quality.json"
-        _show_quality(from_json(Quality, file.read_bytes(), where=str(file)))
+        _show_quality(read_saved(Quality, file))
 
 
 @value

@@ -10,7 +10,6 @@ needs nothing else.
 
 import json
 import math
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,9 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from saelab.errors import Conflict, Corrupt, Invalid, NotFound
+from saelab.errors import Corrupt, Invalid, NotFound
 from saelab.registry import Registry
-from saelab.run import write_atomically
+from saelab.run import whole, write_atomically
 from saelab.values import from_dict, to_dict, value
 
 FORMAT = 1
@@ -199,17 +198,8 @@ def save_dictionary(dictionary: Dictionary, folder: Path) -> None:
 
     Raises `Conflict` if the folder cannot be written.
     """
-    half = folder / (WEIGHTS_FILE + ".part")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with whole(folder / WEIGHTS_FILE) as half:
         save_file({name: tensor.detach().float().contiguous().cpu() for name, tensor in dictionary.tensors().items()}, half)
-        with half.open("rb") as file:
-            os.fsync(file.fileno())
-        half.replace(folder / WEIGHTS_FILE)
-    except (OSError, SafetensorError) as error:
-        raise Conflict(
-            f"Cannot write {folder / WEIGHTS_FILE}: {error}. Free space or give another folder, and run the command again."
-        ) from None
     write_atomically(folder / CONFIG_FILE, json.dumps(_settings(dictionary), indent=2) + "\n")
 
 

@@ -13,10 +13,13 @@ is refused with the name of the field, never silently mixed with old results.
 import os
 import platform
 import time
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
+
+from safetensors import SafetensorError
 
 from saelab.errors import Conflict, Corrupt, Invalid, NotFound, unknown
 from saelab.values import from_json, to_dict, to_json, value
@@ -52,18 +55,35 @@ class Manifest:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file (text as UTF-8) so that it is there whole or not at all. Raises `Conflict` if it cannot be written."""
+    with whole(path) as half:
+        half.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole(path: Path) -> Generator[Path]:
+    """Gives another path to write to, which takes the place of `path` at the end; after an error nothing is left of it.
+
+    Raises `Conflict` if the file cannot be written.
+    """
     half = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with half.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
+        half.unlink(missing_ok=True)
+        yield half
+        with half.open("rb+") as file:
             os.fsync(file.fileno())
         half.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        raise cannot_write(path, error) from None
+    finally:
         with suppress(OSError):
             half.unlink(missing_ok=True)
-        raise Conflict(f"Cannot write {path}: {error.strerror}. Free space or give another folder, and run the command again.") from None
+
+
+def cannot_write(path: Path, error: Exception) -> Conflict:
+    """What to raise when a file cannot be written."""
+    reason = (isinstance(error, OSError) and error.strerror) or error
+    return Conflict(f"Cannot write {path}: {reason}. Free space or give another folder, and run the command again.")
 
 
 def read_saved(kind: type[T], file: Path) -> T:
@@ -172,10 +192,10 @@ class Run(Stages):
         known = self.sources()
         if name is None and len(known) == 1:
             return self.source(known[0])
+        if not known:
+            raise NotFound(f"{self.path} holds no dictionary. Run: saelab train {self.path}")
         if name is None:
-            raise NotFound(
-                f"{self.path} holds {len(known)} dictionaries ({', '.join(known) or 'none'}). Name one with --source, or train one first."
-            )
+            raise NotFound(f"{self.path} holds {len(known)} dictionaries ({', '.join(known)}). Name one with --source.")
         if name not in known:
             raise unknown(f"dictionary in {self.path}", name, known)
         return self.source(name)

@@ -4,6 +4,7 @@ Every stage can be called again: done with the same config it does nothing, half
 names the field.
 """
 
+import re
 import time
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from saelab.analyses.quality import EvaluateConfig
 from saelab.analyses.quality import evaluate as measure_quality
 from saelab.corpus import Corpus, TokenPolicy, read_corpus
 from saelab.dictionary import DICTIONARIES, Provenance, Trainable
-from saelab.errors import Conflict
+from saelab.errors import Conflict, Invalid
 from saelab.features.collect import CollectConfig, forget
 from saelab.features.collect import collect as collect_features
 from saelab.features.geometry import logit_lens, neighbours
@@ -31,6 +32,8 @@ from saelab.texts.base import TEXTS, TextSource
 from saelab.training import TrainConfig, Trainer
 from saelab.values import to_dict, to_json, value
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
 
 @value
 class ReadConfig:
@@ -39,7 +42,7 @@ class ReadConfig:
     subject: SubjectConfig = SubjectConfig()
     """The model whose tokenizer reads the text, and whose activations will be captured."""
     context: int = 128
-    """Tokens in a window, at most."""
+    """Tokens in a window, at most; never more than the model can read."""
     prepend_bos: bool | None = None
     """Begin windows with the beginning-of-sequence token; none for what the model's own tokenizer does."""
     max_tokens: int | None = None
@@ -68,7 +71,7 @@ def read(run: Run, config: ReadConfig, texts: TextSource) -> None:
     began = time.monotonic()
     subject = load_subject(config.subject)
     policy = TokenPolicy(
-        context=config.context,
+        context=min(config.context, subject.max_context),
         prepend_bos=subject.adds_bos if config.prepend_bos is None else config.prepend_bos,
         special_ids=subject.special_ids,
         bos_id=subject.bos_id,
@@ -83,12 +86,12 @@ def capture(run: Run, config: CaptureConfig) -> None:
     done = run.manifest("capture")
     captured: list[str] = done.facts["hooks"] if done else []
     missing = [hook for hook in config.hooks if hook not in captured]
-    if done and not missing:
-        return
     if done:
         changed = differences({**done.config, "hooks": None}, {**to_dict(config), "hooks": None})
         if changed:
             raise Conflict(f"{run.path} holds activations captured with another config ({'; '.join(changed)}). Use another run folder.")
+        if config.hooks and not missing:
+            return
     began = time.monotonic()
     hooks = [*captured, *missing]
     stores = capture_activations(run_subject(run), Corpus.open(run.corpus), replace(config, hooks=tuple(missing)), run.activations)
@@ -98,6 +101,8 @@ def capture(run: Run, config: CaptureConfig) -> None:
 
 def train(run: Run, config: TrainStage, sae: Any) -> None:  # noqa: ANN401 - the Config of any trainable dictionary
     """A dictionary trained on the activations of one hook, in `dictionaries/<source>/`."""
+    if not _NAME.fullmatch(config.source):
+        raise Invalid(f"{config.source!r} cannot be a dictionary's name. Use letters, digits, '-', '_' and '.', such as 14-res-topk.")
     kind = architecture_of(sae)
     folder = run.source(config.source)
     described = {**to_dict(config), "sae": {"kind": kind.architecture, **to_dict(sae)}}
@@ -166,8 +171,8 @@ def collect(run: Run, config: CollectConfig, source: str | None = None) -> None:
         logit_lens(directions, lab.subject.unembed),
     )
     num_tokens = collected.statistics.num_tokens
-    lab.folder.finish("collect", config, {"num_tokens": num_tokens, "num_features": lab.dictionary.d_sae}, began)
     forget(folder)
+    lab.folder.finish("collect", config, {"num_tokens": num_tokens, "num_features": lab.dictionary.d_sae}, began)
 
 
 def label(run: Run, labeller: Labeller, source: str | None = None) -> None:

@@ -4,6 +4,7 @@ Both texts are rows of one batch and draw with the same random numbers: a change
 one edited pass along the steered text read back how strong the change was (dose) and how far it moved the predictions (KL).
 """
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -80,6 +81,8 @@ def check_request(request: SteerRequest) -> None:
         raise Invalid(f"temperature is {request.temperature}; it must be from 0 to 5.")
     if not 0 <= request.seed < 2**63:
         raise Invalid(f"seed is {request.seed}; it must be from 0 to 2^63 - 1.")
+    if not all(math.isfinite(item.strength) for item in request.interventions):
+        raise Invalid("A strength is not a finite number. Give an ordinary one, such as 4.")
     if not request.interventions:
         raise Invalid("There is no intervention. Give at least one feature to change; a strength of 0 changes nothing.")
 

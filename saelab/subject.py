@@ -70,7 +70,7 @@ class Subject:
     def load(cls, config: SubjectConfig) -> Subject:
         """The model that the config names. Raises `NotFound` or `Invalid` in words that say what was looked for where."""
         source = find_weights(config.model, config.revision)
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device)
+        device = _usable(("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device)
         dtype = fastest_dtype(device) if config.dtype == "auto" else getattr(torch, config.dtype)
         return cls(source.name, source.model(dtype).to(device), source.tokenizer(), source)
 
@@ -262,6 +262,14 @@ class Subject:
             device="cpu",
             dtype=torch.float32,
         )
+
+
+def _usable(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise Invalid(f"The device {name!r} cannot be used: {reason}. Give cpu, cuda or auto.") from None
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:

@@ -7,7 +7,6 @@ ends, on a CPU, with the same bits as one that was not.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -25,7 +24,7 @@ from saelab.dictionary import Losses, Trainable, save_dictionary
 from saelab.errors import Conflict, Corrupt, Invalid
 from saelab.progress import track
 from saelab.records import LogRow
-from saelab.run import differences, write_atomically
+from saelab.run import cannot_write, differences, whole, write_atomically
 from saelab.values import to_dict, value
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -196,8 +195,13 @@ class Trainer:
 
     def _log(self, row: LogRow) -> None:
         if self.folder is not None:
-            with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(to_dict(row)) + "\n")
+            log = self.folder / LOG_FILE
+            try:
+                log.parent.mkdir(parents=True, exist_ok=True)
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(to_dict(row)) + "\n")
+            except OSError as error:
+                raise cannot_write(log, error) from None
 
     def _described(self) -> dict[str, object]:
         dictionary = self.dictionary
@@ -213,7 +217,6 @@ class Trainer:
 
     def _save(self, file: Path) -> None:
         """Writes the checkpoint whole or not at all."""
-        half = file.with_name(file.name + ".part")
         facts = {
             "steps_done": self.steps_done,
             "tokens": self.tokens,
@@ -221,21 +224,14 @@ class Trainer:
             "window": self._window,
             "config": self._described(),
         }
-        try:
-            save_file(
-                {name: tensor.detach().cpu().contiguous() for name, tensor in self._state().items()}, half, {"state": json.dumps(facts)}
-            )
-            with half.open("rb") as opened:
-                os.fsync(opened.fileno())
-            half.replace(file)
-        except (OSError, SafetensorError) as error:
-            raise Conflict(f"Cannot write {file}: {error}. Free space or give another folder, and run the command again.") from None
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self._state().items()}
+        with whole(file) as half:
+            save_file(state, half, {"state": json.dumps(facts)})
 
     def _resume(self) -> bool:
         """Takes up the checkpoint, if there is one, and cuts the log to its step."""
         if self.folder is None:
             return False
-        self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / CHECKPOINT_FILE
         found = file.is_file()
         if found:
@@ -279,6 +275,8 @@ def _check(config: TrainConfig) -> None:
             raise Invalid(f"{name} is {count}; it must be at least 1.")
     if config.lr is not None and not config.lr > 0:
         raise Invalid(f"lr is {config.lr}; it must be positive.")
+    if config.betas is not None and not all(0 <= beta < 1 for beta in config.betas):
+        raise Invalid(f"betas are {config.betas}; both must be from 0 to below 1.")
     if not 0 <= config.decay <= 1:
         raise Invalid(f"decay is {config.decay}; it is a share of the run, between 0 and 1.")
 

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import shutil
+import struct
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def _explained(path: str) -> Generator[None]:
     transformers_logging.disable_progress_bar()
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, LookupError, struct.error, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         if Path(path).exists():
             raise Corrupt(f"{path} could not be read as a Hugging Face model: {reason}") from None
@@ -121,7 +122,7 @@ def _converted(gguf: Path, name: str) -> Path:
             half.mkdir(parents=True, exist_ok=True)
             _convert(gguf, half)
             half.rename(folder)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             if not folder.is_dir():  # another process may have been faster
                 raise Conflict(f"Cannot write the converted model to {folder}: {error}. Free space there or set XDG_CACHE_HOME.") from None
         finally:

@@ -98,6 +98,8 @@ def _check(config: CaptureConfig) -> None:
         raise Invalid("hooks must name one place in the subject at least, and none twice, such as blocks.14.hook_resid_post.")
     if config.batch_tokens < 1 or config.shard_windows < 1:
         raise Invalid("batch_tokens and shard_windows must be 1 or more.")
+    if config.massive is not None and not config.massive > 1:
+        raise Invalid(f"massive is {config.massive}; it is a multiple of the median norm, more than 1, or none to keep all.")
 
 
 def _limits(subject: Captured, corpus: Corpus, config: CaptureConfig) -> dict[str, float | None]:

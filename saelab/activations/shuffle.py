@@ -62,7 +62,12 @@ def batches(
 
 
 def steps_of(store: ActivationStore, size: int, epochs: float) -> int:
-    """Steps in which batches of `size` rows go over the training rows so many times; one at least."""
+    """Steps in which batches of `size` rows go over the training rows so many times; one at least.
+
+    Raises `Invalid` for a size below 1 or a number of times that is not above 0.
+    """
+    if size < 1 or not 0 < epochs < float("inf"):
+        raise Invalid(f"{epochs} epochs in batches of {size} rows: both must be above 0.")
     return max(1, int(epochs * store.need_rows(False) / size))
 
 

@@ -45,7 +45,10 @@ class EvaluateConfig:
 
 
 def evaluate(lab: Lab, config: EvaluateConfig) -> Quality:
-    """The quality of the lab's dictionary beside its controls."""
+    """The quality of the lab's dictionary beside its controls. Raises `Invalid` for a config or a corpus that will not do."""
+    for name, least in {"windows": 2, "fit_rows": 1, "batch_windows": 1, "seed": 0}.items():
+        if getattr(config, name) < least:
+            raise Invalid(f"{name} is {getattr(config, name)}; it must be {least} or more.")
     sample = first_rows(lab.store, config.fit_rows, config.seed)
     mean = sample.mean(0)
     fvu, l0 = _reconstruction(lab, lab.dictionary, mean, config.seed)

@@ -27,10 +27,12 @@ from saelab.errors import Invalid
 from saelab.features.examples import LEVELS, SPLITS, Grid, Kept, Pool, uniform
 from saelab.features.statistics import Statistics
 from saelab.progress import track
+from saelab.run import whole
 from saelab.values import to_dict, value
 
 _CHECKPOINT = "collect.part.safetensors"
 _ENCODE_ELEMENTS = 2**25
+_LEAST = {name: 1 for name in ("top", "explain", "select", "score", "width", "batch", "checkpoint")} | {"before": 0, "pool": 0, "seed": 0}
 _STATISTICS = ("count", "total", "squares", "max", "min", "histogram")
 _KEPT = ("key", "segment", "peak", "levels")
 _POOL = ("segments", "seen", "feature", "member", "peak")
@@ -117,15 +119,14 @@ class Collected:
             self.kept.setdefault(name, Kept(self.d_sae, self.config.top, self.grid.length)).merge(kept)
 
     def save(self, file: Path, fingerprint: str) -> None:
-        """Writes the state, whole or not at all."""
+        """Writes the state, whole or not at all. Raises `Conflict` if it cannot be written."""
         self.pool.settle()
         arrays = {f"statistics.{name}": getattr(self.statistics, name) for name in _STATISTICS} | {"segments": self.segments}
         arrays |= {f"pool.{name}": getattr(self.pool, name) for name in _POOL}
         arrays |= {f"kept.{table}.{name}": getattr(kept, name) for table, kept in self.kept.items() for name in _KEPT}
-        half = file.with_suffix(".tmp")
         facts = {"fingerprint": fingerprint, "num_tokens": str(self.statistics.num_tokens), "tables": " ".join(self.kept)}
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, half, facts)
-        half.replace(file)
+        with whole(file) as half:
+            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, half, facts)
 
     def load(self, file: Path, fingerprint: str) -> bool:
         """Takes up a saved state. False where there is none of the same dictionary, corpus and config."""
@@ -203,8 +204,11 @@ def collect(
     - `config`: how much is kept.
     - `folder`: where the state is saved now and then, so that a killed pass goes on; delete it with `forget` when all is written.
 
-    Raises `Invalid` if the activations have another width than the dictionary reads.
+    Raises `Invalid` for a config that cannot be, and if the activations have another width than the dictionary reads.
     """
+    for name, least in _LEAST.items():
+        if getattr(config, name) < least:
+            raise Invalid(f"{name} is {getattr(config, name)}; it must be {least} or more.")
     state = Collected(Grid(corpus, config.width, config.before), config, dictionary.d_sae)
     mark = _fingerprint(dictionary, corpus, config) if folder else ""
     if folder:
@@ -249,13 +253,21 @@ def _add(state: Collected, dictionary: Dictionary, batch: Chunk) -> None:
 
 
 def _batches(chunks: Iterable[Chunk], size: int, skip: int) -> Iterator[Chunk]:
-    """The chunks regrouped to about `size` rows of whole windows each, without the first `skip` rows."""
+    """The chunks regrouped to about `size` rows of whole windows each, without the batches that hold the first `skip` rows.
+
+    A resumed pass regroups those too, so that it works on the very batches of one that was not killed and rounds alike.
+    """
+    for batch in _regrouped(chunks, size):
+        if skip > 0:
+            skip -= len(batch.x)
+        else:
+            yield batch
+
+
+def _regrouped(chunks: Iterable[Chunk], size: int) -> Iterator[Chunk]:
     held: list[Chunk] = []
     for chunk in chunks:
-        passed = min(skip, len(chunk.x))
-        skip -= passed
-        if passed < len(chunk.x):
-            held.append(Chunk(x=chunk.x[passed:], window=chunk.window[passed:], position=chunk.position[passed:]))
+        held.append(chunk)
         if sum(len(part.x) for part in held) >= size:
             whole = _join(held)
             yield from _pieces(whole, size)

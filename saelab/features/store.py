@@ -1,16 +1,18 @@
 """The feature store: statistics, examples, labels and scores of every feature of one dictionary, in one database."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from sqlite3 import SQLITE_ERROR
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 from sqlalchemy import Connection, Engine, and_, create_engine, delete, event, func, insert, select, text, update
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from saelab.errors import Corrupt, Invalid, NotFound
@@ -20,6 +22,7 @@ from saelab.features.page import bands
 from saelab.features.statistics import histogram, proportion
 from saelab.features.table_page import Filters, page_of, row_of, word_query
 from saelab.records import Feature, FeatureId, FeaturePage, FeatureRow, Label, Neighbour, Score, TokenValue
+from saelab.run import cannot_write
 from saelab.values import from_json, to_json
 
 
@@ -47,6 +50,10 @@ class FeatureStore:
         try:
             with self._engine.connect() as connection:
                 facts = {key: json.loads(value) for key, value in connection.execute(select(tables.meta))}
+        except OperationalError as error:
+            if getattr(error.orig, "sqlite_errorcode", SQLITE_ERROR) != SQLITE_ERROR:  # the disk's fault or another process's
+                raise cannot_write(self.path, error.orig or error) from None
+            raise Corrupt(f"{self.path} is not a feature store ({error.orig}). Run `saelab collect` to make it anew.") from None
         except DatabaseError as error:
             raise Corrupt(f"{self.path} is not a feature store ({error.orig}). Run `saelab collect` to make it anew.") from None
         if facts.get("schema") != tables.SCHEMA:
@@ -227,11 +234,19 @@ class FeatureStore:
         with self._engine.connect() as connection:
             return np.array(connection.scalars(query).all(), np.float64)
 
+    @contextmanager
+    def _writing(self) -> Generator[Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except OperationalError as error:
+            raise cannot_write(self.path, error.orig or error) from None
+
     def put_label(self, index: int, label: Label) -> None:
         """Keeps a label and shows it for its feature. Scores of an older label of the same labeller are dropped."""
         self.id(index)
         key = {"feature": index, "labeller": label.labeller}
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             _remove(connection, tables.labels, key)
             _remove(connection, tables.scores, key)
             connection.execute(insert(tables.labels).values(**key, label=to_json(replace(label, scores=()))))
@@ -247,7 +262,7 @@ class FeatureStore:
         self.label(index, label.labeller)
         head = scores[0]
         key = {"feature": index, "labeller": label.labeller, "scorer": head.scorer}
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             _remove(connection, tables.scores, key)
             connection.execute(insert(tables.scores).values(**key, scores=json.dumps([json.loads(to_json(score)) for score in scores])))
             connection.execute(

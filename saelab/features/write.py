@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 from sqlalchemy import Connection, Table, create_engine, insert, text
+from sqlalchemy.exc import DatabaseError
 
 from saelab.errors import Conflict
 from saelab.features import tables
@@ -19,6 +20,7 @@ from saelab.features.examples import Grid
 from saelab.features.geometry import LogitLens, Neighbours
 from saelab.features.statistics import DENSE
 from saelab.progress import track
+from saelab.run import cannot_write, whole
 
 TOP_TOKENS = 5
 PEAK_TOKENS = 12
@@ -46,21 +48,19 @@ def write_features(
 
     Raises `Conflict` if the file cannot be written or is in use.
     """
-    half = path.with_name(path.name + ".part")
-    half.unlink(missing_ok=True)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as half:
         engine = create_engine(f"sqlite:///{half}")
-        with engine.begin() as connection:
-            connection.execute(text("PRAGMA journal_mode = MEMORY"))
-            tables.metadata.create_all(connection)
-            connection.execute(text(tables.WORDS))
-            _Writer(connection, collected, strings, lens).write(model, source, neighbours)
-        engine.dispose()
+        try:
+            with engine.begin() as connection:
+                connection.execute(text("PRAGMA journal_mode = MEMORY"))
+                tables.metadata.create_all(connection)
+                connection.execute(text(tables.WORDS))
+                _Writer(connection, collected, strings, lens).write(model, source, neighbours)
+        except DatabaseError as error:
+            raise cannot_write(path, error.orig or error) from None
+        finally:
+            engine.dispose()
         _release(path)
-        half.replace(path)
-    except OSError as error:
-        raise Conflict(f"Cannot write {path}: {error.strerror}. Free space or give another folder, and run the command again.") from None
 
 
 def _release(path: Path) -> None:

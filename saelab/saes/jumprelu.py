@@ -52,7 +52,7 @@ class JumpReLU(Affine, Trainable):
         """Width of the straight-through estimate, in units of the thresholds at the start."""
 
     def __init__(self, d_in: int, config: Config) -> None:
-        d_sae = config.d_sae or config.expansion * d_in
+        d_sae = config.expansion * d_in if config.d_sae is None else config.d_sae
         if not 0 < config.target_l0 < d_sae:
             raise Invalid(f"target_l0 is {config.target_l0}; it must lie between 0 and the number of features, {d_sae}.")
         super().__init__(d_in, d_sae)

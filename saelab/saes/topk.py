@@ -51,7 +51,7 @@ class TopK(Affine, Trainable):
         """unit: decoder rows have norm 1. free: they may have any, and features are ranked by activation times norm."""
 
     def __init__(self, d_in: int, config: Config) -> None:
-        d_sae = config.d_sae or config.expansion * d_in
+        d_sae = config.expansion * d_in if config.d_sae is None else config.d_sae
         if not 0 < config.k <= d_sae:
             raise Invalid(f"k is {config.k}; it must be between 1 and the number of features, {d_sae}.")
         super().__init__(d_in, d_sae)
