@@ -18,7 +18,7 @@ from saelab.errors import Conflict, Corrupt, Invalid
 from saelab.texts.toy import ToyTexts
 
 HOOKS = ("blocks.0.hook_resid_post", "blocks.10.hook_resid_post")
-CONFIG = CaptureConfig(hooks=HOOKS, dtype="float32", batch_tokens=500, shard_windows=37)
+CONFIG = CaptureConfig(hooks=HOOKS, dtype="float32", batch_tokens=500, shard_windows=37, massive=None)
 Folders = Callable[[str], Path]
 
 
@@ -120,7 +120,7 @@ def test_a_full_disk_is_a_clear_conflict_and_leaves_nothing_half_written(
 
 def test_shards_of_another_capture_are_never_mixed(subject: FakeSubject, corpus: Corpus, folders: Folders, tmp_path: Path):
     capture(subject, corpus, CONFIG, folders)
-    other = CaptureConfig(hooks=HOOKS, dtype="bfloat16", batch_tokens=500, shard_windows=37)
+    other = CaptureConfig(hooks=HOOKS, dtype="bfloat16", batch_tokens=500, shard_windows=37, massive=None)
     with pytest.raises(Conflict, match=r"another capture:\n  dtype: 'float32', now 'bfloat16'"):
         capture(subject, corpus, other, folders)
     policy = TokenPolicy(context=48, special_ids=())
@@ -159,6 +159,6 @@ def test_configs_that_cannot_be_are_refused(subject: FakeSubject, corpus: Corpus
 
 
 def test_a_window_longer_than_the_budget_is_a_batch_of_its_own(subject: FakeSubject, corpus: Corpus):
-    store = capture_in_memory(subject, corpus, CaptureConfig(hooks=HOOKS[:1], batch_tokens=1))[HOOKS[0]]
+    store = capture_in_memory(subject, corpus, CaptureConfig(hooks=HOOKS[:1], batch_tokens=1, massive=None))[HOOKS[0]]
     assert subject.passes == corpus.num_windows
     assert store.num_rows == corpus.window_rows.sum()
