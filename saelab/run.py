@@ -142,7 +142,7 @@ class Stages:
         if changed:
             lines = "\n".join(f"  {line}" for line in changed)
             raise Conflict(
-                f"{self.path} already holds a {stage!r} stage made with another config:\n{lines}\n"
+                f"{self.path} already holds the stage {stage!r}, made with another config:\n{lines}\n"
                 f"Use another run folder, or delete {self.path / (stage + '.json')} and what it describes to make it anew."
             )
         return True

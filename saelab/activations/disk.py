@@ -20,7 +20,7 @@ from torch import Tensor
 from saelab.activations.base import ActivationStore, Chunk, part_of
 from saelab.corpus import TokenPolicy
 from saelab.errors import Conflict, Corrupt, NotFound
-from saelab.run import differences, write_atomically
+from saelab.run import differences, read_saved, write_atomically
 from saelab.values import from_json, to_dict, to_json, value
 
 FORMAT = 1
@@ -91,7 +91,7 @@ class DiskStore(ActivationStore):
         if not file.is_file():
             raise NotFound(f"There are no finished activations in {folder}. Run: saelab capture {folder.parent.parent}")
         self.folder = folder
-        self.index = from_json(StoreIndex, file.read_bytes(), where=str(file))
+        self.index = read_saved(StoreIndex, file)
         plan = self.index.plan
         self.hook, self.policy, self.max_norm, self.d_in = plan.hook, plan.policy, plan.max_norm, self.index.d_in
         self._tested: set[int] = set()
@@ -165,7 +165,7 @@ class StoreWriter:
         An index that is there stays: it knows what the shards were when they were written.
         """
         file = self.folder / "index.json"
-        if file.is_file() and (old := from_json(StoreIndex, file.read_bytes(), where=str(file))).plan == self.plan:
+        if file.is_file() and (old := read_saved(StoreIndex, file)).plan == self.plan:
             assert len(old.shards) == num_shards, "the same plan has the same shards"
             return DiskStore(self.folder)
         shards: list[ShardFacts] = []
