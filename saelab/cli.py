@@ -224,7 +224,7 @@ class Steer:
     """The text to go on from."""
     feature: tuple[int, ...]
     """Features to change."""
-    strength: tuple[float, ...] = (4.0,)
+    strength: tuple[float, ...] = (1.5,)
     """How much: one number for all features, or one for each."""
     op: Literal["add", "clamp", "scale", "ablate"] = "add"
     """What is done to the features; see docs/words.md."""

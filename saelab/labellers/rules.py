@@ -114,8 +114,9 @@ class Rules(Labeller):
     def _output(self, view: ExplainView) -> str:
         if not view.promoted or view.kurtosis <= view.kurtosis_null:
             return ""
-        different = {fold(token): token for token in reversed(view.promoted)}
-        tokens = [token for token in view.promoted if different[fold(token)] == token][: self.promoted]
+        whole = [token for token in view.promoted if "\ufffd" not in token]  # half a character says nothing
+        different = {fold(token): token for token in reversed(whole)}
+        tokens = [token for token in whole if different[fold(token)] == token][: self.promoted]
         return "promotes " + ", ".join(shown(token) for token in tokens)
 
 

@@ -59,9 +59,9 @@ def address(toy_run: Run) -> Iterator[str]:
             process.wait(20)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chrome() -> Iterator[Browser]:
-    """One browser for all tests."""
+    """One browser for the tests of a file. Playwright keeps an event loop running until it is closed, which other tests must not meet."""
     path = chromium()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])

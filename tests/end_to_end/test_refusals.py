@@ -93,7 +93,7 @@ REFUSED = {
     "broken manifest, score": ("score PLACE/broken", r"label\.json: not a valid Manifest"),
     "broken manifest, steer": ("steer PLACE/broken --prompt a --feature 1", r"\.json: not a valid Manifest"),
     "broken manifest, make": ("make toy --run PLACE/broken", r"read\.json: not a valid Manifest"),
-    "changed measurement": ("evaluate PLACE/good --windows 7", "windows: 128, now 7"),
+    "changed measurement": ("evaluate PLACE/good --windows 7", "windows: 96, now 7"),
     "changed collection": ("collect PLACE/good --top 7", "top: 24, now 7"),
     "changed labeller": ("label PLACE/good --labeller.price 7", r"price: 0\.02, now 7\.0"),
     "changed scorer": ("score PLACE/good --scorer.nulls 7", "nulls: 12, now 7"),

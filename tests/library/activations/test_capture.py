@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import D_IN, FakeSubject
+from fake_subject import D_IN, FakeSubject
 
 from saelab.activations import disk
 from saelab.activations.capture import CaptureConfig, capture, capture_in_memory

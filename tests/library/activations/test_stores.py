@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FakeSubject
+from fake_subject import FakeSubject
 
 from saelab.activations.base import Chunk
 from saelab.activations.capture import CaptureConfig, capture
@@ -74,7 +74,7 @@ def test_a_flipped_bit_is_found_when_the_shard_is_first_read(folder: Path):
 def test_an_index_with_a_typo_is_refused_with_its_place(folder: Path):
     file = folder / "index.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "d_inn": 3}))
-    with pytest.raises(Invalid, match=r"index.json: not a valid StoreIndex.\n  d_inn: is not a known field"):
+    with pytest.raises(Corrupt, match=r"index.json: not a valid StoreIndex.\n  d_inn: is not a known field"):
         DiskStore(folder)
 
 

@@ -26,7 +26,7 @@ const DEFAULTS: SteerRequest = {
 };
 
 /** A change of `feature` as first offered: two times its strongest activation added, where steering usually begins to show. */
-export const freshChange = (feature: number): Intervention => ({ feature, op: "add", strength: 2, unit: "max_act" });
+export const freshChange = (feature: number): Intervention => ({ feature, op: "add", strength: 1.5, unit: "max_act" });
 
 /** The request written in the query of an address. What is missing or makes no sense takes its default. */
 export function readSteer(search: string): SteerRequest {
