@@ -69,11 +69,16 @@ def chrome() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture
+def console() -> list[str]:
+    """Errors of scripts and on the console; a test takes out those that it expects."""
+    return []
+
+
 @pytest.fixture(params=[LAPTOP, PHONE], ids=["laptop", "phone"])
-def page(chrome: Browser, address: str, request: pytest.FixtureRequest) -> Iterator[Page]:
+def page(chrome: Browser, address: str, console: list[str], request: pytest.FixtureRequest) -> Iterator[Page]:
     """A fresh page in both widths. A request to another host, an error of a script or one on the console fails the test."""
     foreign: list[str] = []
-    errors: list[str] = []
 
     def watch(route: Route) -> None:
         if route.request.url.startswith((address + "/", "data:", "blob:")):
@@ -85,9 +90,9 @@ def page(chrome: Browser, address: str, request: pytest.FixtureRequest) -> Itera
     context = chrome.new_context(viewport=request.param, base_url=address)
     context.route("**/*", watch)
     page = context.new_page()
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: console.append(str(error)))
+    page.on("console", lambda message: console.append(message.text) if message.type == "error" else None)
     yield page
     context.close()
     assert foreign == []
-    assert errors == []
+    assert console == []
