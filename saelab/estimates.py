@@ -7,6 +7,7 @@ single tokens.
 import numpy as np
 from jaxtyping import Float, Int
 
+from saelab.errors import Invalid
 from saelab.records import Estimate
 
 RESAMPLES = 1000
@@ -16,7 +17,12 @@ RESAMPLES = 1000
 def ratio(
     numerators: Float[np.ndarray, " part"], denominators: Float[np.ndarray, " part"], documents: Int[np.ndarray, " part"], seed: int = 0
 ) -> Estimate:
-    """The ratio of two sums, with the 95 % interval over documents. `n` is the number of documents."""
+    """The ratio of two sums, with the 95 % interval over documents. `n` is the number of documents.
+
+    Raises `Invalid` where the lower sum is 0.
+    """
+    if not denominators.sum():
+        raise Invalid("There is nothing to compare with: the quantity that the measure is relative to is 0 on all documents.")
     _, cluster = np.unique(documents, return_inverse=True)
     n = int(cluster.max()) + 1
     top, bottom = (np.bincount(cluster, weights=part, minlength=n) for part in (numerators, denominators))
