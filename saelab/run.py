@@ -30,6 +30,7 @@ RunStage = Literal["read", "capture"]
 SourceStage = Literal["train", "evaluate", "collect", "label", "score"]
 RUN_STAGES: tuple[str, ...] = get_args(RunStage)
 SOURCE_STAGES: tuple[str, ...] = get_args(SourceStage)
+_LATER = {"read": ("capture",), "train": ("evaluate", "collect", "label", "score"), "collect": ("label", "score"), "label": ("score",)}
 FORMAT = 1
 
 
@@ -148,7 +149,12 @@ class Stages:
         return True
 
     def finish(self, stage: str, config: object, facts: dict[str, Any], began: float) -> Manifest:
-        """Writes the stage's manifest, the last act of a stage. `began` is a `time.monotonic()`."""
+        """Writes the stage's manifest, the last act of a stage. `began` is a `time.monotonic()`.
+
+        Stages that rest on this one are done no longer: what they were made from has just been replaced.
+        """
+        for later in _LATER.get(stage, ()):
+            (self.path / f"{later}.json").unlink(missing_ok=True)
         manifest = Manifest(
             stage=stage,
             config=to_dict(config),

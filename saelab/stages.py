@@ -108,8 +108,9 @@ def train(run: Run, config: TrainStage, sae: Any) -> None:  # noqa: ANN401 - the
     described = {**to_dict(config), "sae": {"kind": kind.architecture, **to_dict(sae)}}
     if folder.done("train", described):
         return
-    manifest, began = run.need("read"), time.monotonic()
+    manifest = run.need("read")
     run.need("capture")
+    began = time.monotonic()
     store = DiskStore(run.activations(config.hook))
     settings = config.train
     if config.epochs is not None:

@@ -1,18 +1,19 @@
 """Every page is drawn, from this host alone and without an error."""
 
 import pytest
+from playwright.sync_api import expect
 
 
 def test_the_start_page_lists_the_run(page):
     page.goto("/")
-    page.get_by_text("1-res-topk").first.wait_for()
+    expect(page.get_by_text("1-res-topk").first).to_be_visible()
 
 
 @pytest.mark.parametrize("rest", ["", "/0", "/steer?feature=0"])
 def test_a_page_of_a_dictionary_is_drawn(page, toy_run, rest):
     (source,) = toy_run.sources()
     page.goto(f"/toy/{source}{rest}")
-    page.get_by_role("heading").first.wait_for()
+    expect(page.get_by_role("heading").first).to_be_visible()
     page.wait_for_load_state("networkidle")
 
 

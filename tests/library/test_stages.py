@@ -16,8 +16,9 @@ from saelab import recipes, stages
 from saelab.activations.disk import DiskStore
 from saelab.errors import Conflict, Invalid, NotFound
 from saelab.features.collect import CollectConfig
+from saelab.features.store import FeatureStore
 from saelab.labellers.rules import Rules
-from saelab.run import Run
+from saelab.run import SOURCE_STAGES, Run
 from saelab.scorers.rule_detection import RuleDetection
 
 HOOK = "blocks.1.hook_resid_post"
@@ -262,3 +263,13 @@ def test_a_capture_that_cannot_be_is_refused(small_run, tmp_path, fields, words)
 )
 def test_a_dictionary_is_named_after_layer_place_and_architecture(hook, name):
     assert stages.source_name(hook, "topk") == name
+
+
+def test_a_stage_made_anew_takes_the_marks_off_what_rests_on_it(small_run, tmp_path):
+    run = copied(small_run, tmp_path / "run")
+    folder = run.find_source(None)
+    (folder.path / "collect.json").unlink()
+    stages.collect(run, small().collect)
+    done = {stage for stage in SOURCE_STAGES if folder.manifest(stage)}
+    assert done == {"train", "evaluate", "collect"}
+    assert FeatureStore(folder.path / "features.db").num_labelled() == 0
