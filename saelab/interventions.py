@@ -39,12 +39,12 @@ def feature_edit(dictionary: Dictionary, interventions: Sequence[Intervention], 
     reads = any(item.op != "add" for item in interventions)
 
     def edit(x: Float[Tensor, "window pos d"], mask: Bool[Tensor, "window pos"]) -> Float[Tensor, "window pos d"]:
-        wide = x.to(directions.dtype)
+        wide = x.to(directions)  # the subject may run elsewhere and in another number format
         z = _activations(dictionary, wide, features) if reads else wide.new_zeros(*x.shape[:-1], len(strengths))
         changes = [OPS[item.op](z[..., i], s) for i, (item, s) in enumerate(zip(interventions, strengths, strict=True))]
         delta = torch.stack(changes, dim=-1) @ directions if changes else torch.zeros_like(wide)
-        changed = (mask & dictionary.ordinary(x))[..., None] & (delta != 0).any(-1, keepdim=True)
-        return torch.where(changed, (wide + delta).to(x.dtype), x)
+        changed = (mask & dictionary.ordinary(x))[..., None] & (delta != 0).any(-1, keepdim=True).to(x.device)
+        return torch.where(changed, (wide + delta).to(x), x)
 
     return edit
 

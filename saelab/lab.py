@@ -107,7 +107,7 @@ def activations_on(lab: Lab, text: str, features: Sequence[int] | None = None, t
     limit = min(lab.subject.max_context, 4096)
     if not 1 <= len(ids) <= limit:
         raise Invalid(f"The text has {len(ids)} tokens; it must have from 1 to {limit}.")
-    x = lab.subject.activations(torch.tensor([ids]), [lab.hook])[lab.hook][0].float()
+    x = lab.subject.activations(torch.tensor([ids]), [lab.hook])[lab.hook][0].to(lab.dictionary.directions)
     ordinary = lab.dictionary.ordinary(x).tolist()
     counted = [
         fine and i >= lab.policy.skip_first and token not in lab.policy.special_ids

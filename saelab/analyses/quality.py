@@ -124,7 +124,8 @@ def _firing(lab: Lab, alive_rows: int) -> tuple[Tensor, int]:
 def _splice(lab: Lab, dictionary: Dictionary) -> Edit:
     def edit(x: Float[Tensor, "window pos d"], mask: Bool[Tensor, "window pos"]) -> Float[Tensor, "window pos d"]:
         kept = (mask & lab.dictionary.ordinary(x))[..., None]
-        return torch.where(kept, dictionary.decode(dictionary.encode(x.float())).to(x.dtype), x)
+        rows = x.to(dictionary.directions)  # the subject may run elsewhere and in another number format
+        return torch.where(kept, dictionary.decode(dictionary.encode(rows)).to(x), x)
 
     return edit
 

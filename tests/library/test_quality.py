@@ -67,7 +67,9 @@ def constant(lab: Lab, vector: Tensor) -> Dictionary:
 def fake(lab: Lab, **parts):
     """What the analysis needs of a dictionary, reading where the lab's own one reads."""
     own = lab.dictionary
-    return SimpleNamespace(**{"d_in": own.d_in, "ordinary": own.ordinary, "provenance": own.provenance, **parts})
+    return SimpleNamespace(
+        **{"d_in": own.d_in, "directions": own.directions, "ordinary": own.ordinary, "provenance": own.provenance, **parts}
+    )
 
 
 def measured(run, **changed) -> Quality:
