@@ -107,12 +107,17 @@ class Dictionary(nn.Module, ABC):
         """Feature activations of raw activations."""
 
     @abstractmethod
-    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
+    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_out"]:
         """The activations that the codes stand for."""
 
     @property
+    def d_out(self) -> int:
+        """Width of what it writes; that of what it reads, but for a transcoder."""
+        return self.d_in
+
+    @property
     @abstractmethod
-    def directions(self) -> Float[Tensor, "d_sae d_in"]:
+    def directions(self) -> Float[Tensor, "d_sae d_out"]:
         """What one unit of each feature adds to the activation: the decoder's rows."""
 
     def ordinary(self, x: Float[Tensor, "*batch d_in"]) -> Bool[Tensor, "*batch"]:
@@ -137,19 +142,21 @@ class Dictionary(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def restored(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The dictionary of a file's settings and tensors."""
+        """The dictionary of a file's settings and tensors; settings hold the `config` of a trainable one that saelab saved."""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """What a training step needs to know of a batch."""
+    """What a training step learns of a batch."""
 
     terms: dict[str, Float[Tensor, ""]]
     """The named terms of the loss; their sum is minimised."""
     active: Float[Tensor, " d_sae"]
     """On how many rows each feature was active."""
-    reconstruction: Float[Tensor, "row d_in"]
+    reconstruction: Float[Tensor, "row d_out"]
     """What the codes stand for, without gradient."""
+    target: Float[Tensor, "row d_out"]
+    """What they should stand for, without gradient: the activations, but for a transcoder."""
 
 
 class Trainable(Dictionary):
@@ -162,18 +169,23 @@ class Trainable(Dictionary):
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
     """Adam's decay rates that suit the architecture."""
 
+    @property
+    def width(self) -> int:
+        """Values in a training row: the activation, and behind it whatever the architecture needs to know beside it."""
+        return self.d_in
+
     @classmethod
     @abstractmethod
     def sized(cls, d_in: int, d_sae: int, l0: int) -> Self:
         """A dictionary of that size that aims at `l0` active features a token, other settings at their defaults."""
 
     @abstractmethod
-    def initialise(self, sample: Float[Tensor, "row d_in"], generator: torch.Generator) -> None:
-        """Sets the weights from the seed, and bias and input scale from a sample of raw activations."""
+    def initialise(self, sample: Float[Tensor, "row width"], generator: torch.Generator) -> None:
+        """Sets the weights from the seed, and bias and input scale from a sample of training rows."""
 
     @abstractmethod
-    def losses(self, x: Float[Tensor, "row d_in"], dead: Int[Tensor, " dead"], progress: float) -> Losses:
-        """The loss on raw activations, without dimension: the same for activations of any size.
+    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float) -> Losses:
+        """The loss on training rows, without dimension: the same for activations of any size.
 
         `dead` are the features that have not been active for long; `progress` is the share of the run that is done, for warm-ups.
         """
@@ -209,6 +221,8 @@ def _settings(dictionary: Dictionary) -> dict[str, Any]:
     if origin is not None:
         known = {"model_name": origin.model, "hook_name": origin.hook, "context_size": origin.context, "prepend_bos": origin.prepend_bos}
     ours = {"format": FORMAT, "architecture": dictionary.architecture, "provenance": None if origin is None else to_dict(origin)}
+    if isinstance(dictionary, Trainable):
+        ours["config"] = to_dict(dictionary.config)
     return {
         "architecture": dictionary.layout,
         "d_in": dictionary.d_in,
@@ -242,6 +256,8 @@ def load_dictionary(folder: Path) -> Dictionary:
                 f"{file}: {name} is {settings[name]!r}; saelab reads only dictionaries saved with 'none', the treatment folded in."
             )
     tensors = _read_tensors(folder / WEIGHTS_FILE, kind.shapes(settings["d_in"], settings["d_sae"]))
+    if "config" in ours:
+        settings = {**settings, "config": ours["config"]}
     dictionary = kind.restored(settings, _conventional(settings, tensors))
     if ours.get("provenance") is not None:
         dictionary.provenance = from_dict(Provenance, ours["provenance"])

@@ -34,7 +34,7 @@ LOG_FILE = "log.jsonl"
 _DEAD_EVERY = 16
 """Steps from one look at which features are dead to the next: the look waits for the device."""
 
-Batches = Callable[[int], Iterator[Float[Tensor, "row d_in"]]]
+Batches = Callable[[int], Iterator[Float[Tensor, "row width"]]]
 """An iterator over the run's batches, from a given step on: the same batches at every call."""
 
 
@@ -98,9 +98,9 @@ class Trainer:
         self.sums: dict[str, Tensor] = {}
         self._window = (0, 0.0)
 
-    def initialise(self, sample: Float[Tensor, "row d_in"]) -> None:
-        """Sets the weights from the seed and a sample of raw activations; `fit` does it with the first batches."""
-        _check_batch(sample, self.dictionary.d_in)
+    def initialise(self, sample: Float[Tensor, "row width"]) -> None:
+        """Sets the weights from the seed and a sample of training rows; `fit` does it with the first batches."""
+        _check_batch(sample, self.dictionary.width)
         self.dictionary.initialise(sample.to(self.device), torch.Generator().manual_seed(self.config.seed))
 
     def rate(self) -> float:
@@ -110,8 +110,8 @@ class Trainer:
         fall = min(1.0, (last - step) / max(1.0, self.config.decay * last))
         return self.lr * rise * fall
 
-    def step(self, x: Float[Tensor, "row d_in"]) -> Losses:
-        """One optimiser step on raw activations. Waits for the device only every 16th time, to see which features are dead."""
+    def step(self, x: Float[Tensor, "row width"]) -> Losses:
+        """One optimiser step on training rows. Waits for the device only every 16th time, to see which features are dead."""
         x = x.to(self.device)
         self.optimiser.param_groups[0]["lr"] = self.rate()
         if self.steps_done % _DEAD_EVERY == 0:
@@ -127,19 +127,19 @@ class Trainer:
         self.dictionary.after_step()
         self.steps_done += 1
         self.tokens += len(x)
-        self._count(x, losses, loss)
+        self._count(losses, loss)
         return losses
 
     @torch.no_grad()
-    def _count(self, x: Tensor, losses: Losses, loss: Tensor) -> None:
+    def _count(self, losses: Losses, loss: Tensor) -> None:
         """Adds the step to the sums of the log, on the device."""
-        self.idle = torch.where(losses.active > 0, 0, self.idle + len(x))
-        rows = x.to(losses.reconstruction.dtype)
+        target = losses.target
+        self.idle = torch.where(losses.active > 0, 0, self.idle + len(target))
         now = {
             "loss": loss,
             **losses.terms,
-            "error": (rows - losses.reconstruction).square().sum(),
-            "variance": (rows - rows.mean(0)).square().sum(),
+            "error": (target - losses.reconstruction).square().sum(),
+            "variance": (target - target.mean(0)).square().sum(),
             "active": losses.active.sum(),
         }
         for name, term in now.items():
@@ -179,7 +179,7 @@ class Trainer:
             began, saved = time.monotonic() - self.seconds, time.monotonic()
             left = islice(batches(self.steps_done), config.steps - self.steps_done)
             for x in track(left, stage="train", total=config.steps * size, unit="tokens", done=self.steps_done * size, size=size):
-                _check_batch(x, self.dictionary.d_in)
+                _check_batch(x, self.dictionary.width)
                 self.step(x)
                 self.seconds = time.monotonic() - began
                 if self.steps_done % config.log_every == 0 or self.steps_done == config.steps:

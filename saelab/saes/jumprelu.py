@@ -8,7 +8,6 @@ has no gradient in θ, so a straight-through estimate stands in for it: a rectan
 pre-activations, so that a feature just below its threshold pulls as much as one just above.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -18,14 +17,14 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
-from saelab.affine import Affine, input_statistics
-from saelab.dictionary import DICTIONARIES, Codes, Losses, Trainable
+from saelab.dictionary import DICTIONARIES, Codes, Losses
 from saelab.errors import Invalid
+from saelab.saes.base import SAE
 from saelab.values import value
 
 
 @DICTIONARIES.register("jumprelu")
-class JumpReLU(Affine, Trainable):
+class JumpReLU(SAE):
     """Pre-activations over a threshold of their own are the codes."""
 
     architecture: ClassVar[str] = "jumprelu"
@@ -33,13 +32,9 @@ class JumpReLU(Affine, Trainable):
     betas: ClassVar[tuple[float, float]] = (0.0, 0.999)
 
     @value
-    class Config:
+    class Config(SAE.Config):
         """Settings of a JumpReLU SAE."""
 
-        d_sae: int | None = None
-        """Number of features; none for `expansion` times the width of the activations."""
-        expansion: int = 8
-        """Features for each dimension of the activations, where `d_sae` is not given."""
         target_l0: float = 32.0
         """Mean number of active features a token that training aims at."""
         sparsity: float = 1.0
@@ -52,14 +47,13 @@ class JumpReLU(Affine, Trainable):
         """Width of the straight-through estimate, in units of the thresholds at the start."""
 
     def __init__(self, d_in: int, config: Config) -> None:
-        d_sae = config.expansion * d_in if config.d_sae is None else config.d_sae
-        if not 0 < config.target_l0 < d_sae:
-            raise Invalid(f"target_l0 is {config.target_l0}; it must lie between 0 and the number of features, {d_sae}.")
-        super().__init__(d_in, d_sae)
-        self.config = config
-        self.log_ratio = nn.Parameter(torch.zeros(d_sae))
+        super().__init__(d_in, config)
+        self.config: JumpReLU.Config = config
+        if not 0 < config.target_l0 < self.d_sae:
+            raise Invalid(f"target_l0 is {config.target_l0}; it must lie between 0 and the number of features, {self.d_sae}.")
+        self.log_ratio = nn.Parameter(torch.zeros(self.d_sae))
         self.base: Tensor
-        self.register_buffer("base", torch.ones(d_sae))
+        self.register_buffer("base", torch.ones(self.d_sae))
 
     @property
     def threshold(self) -> Float[Tensor, " d_sae"]:
@@ -77,21 +71,22 @@ class JumpReLU(Affine, Trainable):
         pre = self._pre(self.centred(x))
         return Codes.from_dense((pre * (pre > self.threshold)).view(*x.shape[:-1], self.d_sae))
 
-    def losses(self, x: Float[Tensor, "row d_in"], dead: Int[Tensor, " dead"], progress: float) -> Losses:
+    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float) -> Losses:
         """Squared error over the inputs' variance, and the penalty for missing the target L0."""
-        rows, width = self.centred(x), self.config.bandwidth * self.base * self.scale
-        pre, threshold = self._pre(rows), self.threshold
+        x, width = self.centred(rows), self.config.bandwidth * self.base * self.scale
+        pre, threshold = self._pre(x), self.threshold
         z = _Jump.apply(pre, threshold, width)
-        residual = rows - (z @ self.decoder).to(rows.dtype)  # pyright: ignore[reportOptionalOperand]
-        l0 = _Count.apply(pre, threshold, width).sum() / len(rows)  # pyright: ignore[reportOptionalMemberAccess]
+        residual = x - (z @ self.decoder).to(x.dtype)  # pyright: ignore[reportOptionalOperand]
+        l0 = _Count.apply(pre, threshold, width).sum() / len(x)  # pyright: ignore[reportOptionalMemberAccess]
         weight = self.config.sparsity * min(1.0, progress / self.config.warmup if self.config.warmup else 1.0)
         return Losses(
             terms={
                 "reconstruction": (residual / self.scale).square().mean(),
                 "sparsity": weight * (l0 / self.config.target_l0 - 1).square(),
             },
-            active=(pre.detach() > threshold.detach()).sum(0).to(rows.dtype),
-            reconstruction=(x.to(rows.dtype) - residual).detach(),
+            active=(pre.detach() > threshold.detach()).sum(0).to(x.dtype),
+            reconstruction=(rows.to(x.dtype) - residual).detach(),
+            target=rows.to(x.dtype),
         )
 
     @classmethod
@@ -101,38 +96,13 @@ class JumpReLU(Affine, Trainable):
 
     @torch.no_grad()
     def initialise(self, sample: Float[Tensor, "row d_in"], generator: torch.Generator) -> None:
-        """Decoder rows random of norm 1, encoder equal to the decoder, bias the mean, thresholds a quantile of the pre-activations."""
-        mean, scale = input_statistics(sample)
-        self.decoder.copy_(functional.normalize(torch.randn(self.d_sae, self.d_in, generator=generator), dim=1))
-        self.encoder.copy_(self.decoder)
-        self.b_enc.zero_()
-        self.b_dec.copy_(mean / scale)
-        self.scale.copy_(scale)
+        """As every SAE; thresholds begin at a quantile of the pre-activations."""
+        super().initialise(sample, generator)
         self.log_ratio.zero_()
         some = self._pre(self.centred(sample[:: max(1, len(sample) // 512)]))
         share = min(0.5, self.config.initial_l0 * self.config.target_l0 / self.d_sae)
         place = max(1, round((1 - share) * some.numel()))
-        self.base.fill_((some.flatten().kthvalue(place).values / scale).clamp(min=1e-3).item())
-
-    @torch.no_grad()
-    def before_step(self) -> None:
-        """Takes the part along the decoder's rows out of their gradient: a step must turn them, not lengthen them."""
-        if self.decoder.grad is not None:
-            along = (self.decoder.grad * self.decoder).sum(1, keepdim=True)
-            self.decoder.grad.addcmul_(along, self.decoder, value=-1.0)
-
-    @torch.no_grad()
-    def after_step(self) -> None:
-        """Brings the decoder's rows back to norm 1."""
-        self.decoder.div_(self.decoder.norm(dim=1, keepdim=True))
-
-    def default_lr(self) -> float:
-        """2e-4 at 16,384 features, falling with the root of their number, as for TopK."""
-        return 2e-4 * math.sqrt(2**14 / self.d_sae)
-
-    def settings(self) -> dict[str, Any]:
-        """What SAELens' `cfg.json` says beyond the sizes."""
-        return {}
+        self.base.fill_((some.flatten().kthvalue(place).values / self.scale).clamp(min=1e-3).item())
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights under SAELens' names, for raw activations."""
@@ -143,13 +113,18 @@ class JumpReLU(Affine, Trainable):
         """Shapes of the tensors that a file must hold."""
         return {**super().shapes(d_in, d_sae), "threshold": (d_sae,)}
 
+    @torch.no_grad()
+    def assign(self, tensors: Mapping[str, Tensor]) -> Self:
+        """Takes over weights for raw activations, under SAELens' names."""
+        self.log_ratio.zero_()
+        self.base.copy_(tensors["threshold"].clamp(min=0.0))
+        return super().assign(tensors)
+
     @classmethod
-    def restored(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The dictionary of a file's settings and tensors."""
-        d_sae, d_in = tensors["W_dec"].shape
-        dictionary = cls(d_in, cls.Config(d_sae=d_sae, target_l0=min(32.0, d_sae / 2))).assign(tensors)
-        dictionary.base.copy_(tensors["threshold"].clamp(min=0.0))
-        return dictionary
+    def read_config(cls, settings: Mapping[str, Any], d_sae: int) -> dict[str, Any]:
+        """The config as JSON; the target is nominal where another library wrote the file."""
+        config = super().read_config(settings, d_sae)
+        return {**config, "target_l0": min(config["target_l0"], d_sae / 2)}
 
 
 class _Jump(torch.autograd.Function):

@@ -151,8 +151,8 @@ def test_weights_that_are_not_finite_are_corrupt(tmp_path):
 
 
 def test_an_unknown_architecture_is_not_found_with_close_matches(tmp_path):
-    by_hand(tmp_path, "batchtopk", TENSORS)
-    with pytest.raises(NotFound, match=r"Unknown dictionary 'batchtopk'\. Did you mean topk"):
+    by_hand(tmp_path, "topkk", TENSORS)
+    with pytest.raises(NotFound, match=r"Unknown dictionary 'topkk'\. Did you mean topk"):
         load_dictionary(tmp_path)
 
 

@@ -1,0 +1,203 @@
+"""What sparse autoencoders share that learn by gradient descent, and the step of those that keep the largest pre-activations."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from saelab.affine import Affine, input_statistics
+from saelab.dictionary import Losses, Trainable
+from saelab.errors import Invalid
+from saelab.kernels.sparse import gather_dot, gather_sum, topk_indices
+from saelab.values import from_dict, to_dict, value
+
+_FREE_NORM = 0.1
+
+
+class Weights(NamedTuple):
+    """Weights for raw activations."""
+
+    encoder: Float[Tensor, "d_sae d_in"]
+    """A row a feature."""
+    bias: Float[Tensor, " d_sae"]
+    """The encoder's bias."""
+    decoder: Float[Tensor, "d_sae d_out"]
+    """A row a feature."""
+
+
+class Kept(NamedTuple):
+    """The features that a batch keeps: flat, or as many a row."""
+
+    values: Float[Tensor, "*codes"]
+    """Their activations."""
+    indices: Int[Tensor, "*codes"]
+    """Which they are."""
+    starts: Int[Tensor, " row_starts"] | None = None
+    """Where each row begins, where they are flat."""
+
+
+class SAE(Affine, Trainable):
+    """Abstract: decoder rows of norm 1, and an encoder that begins as the decoder."""
+
+    @value
+    class Config:
+        """Settings that every SAE has."""
+
+        d_sae: int | None = None
+        """Number of features; none for `expansion` times the width of the activations."""
+        expansion: int = 8
+        """Features for each dimension of the activations, where `d_sae` is not given."""
+
+    def __init__(self, d_in: int, config: Config) -> None:
+        super().__init__(d_in, config.expansion * d_in if config.d_sae is None else config.d_sae)
+        self.config = config
+
+    @torch.no_grad()
+    def initialise(self, sample: Float[Tensor, "row width"], generator: torch.Generator) -> None:
+        """Decoder rows random of norm 1, encoder equal to the decoder, bias the sample's mean."""
+        mean, scale = input_statistics(sample[:, : self.d_in])
+        self.decoder.copy_(functional.normalize(torch.randn(self.d_sae, self.d_in, generator=generator), dim=1))
+        self.encoder.copy_(self.decoder)
+        self.b_enc.zero_()
+        self.b_dec.copy_(mean / scale)
+        self.scale.copy_(scale)
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """Takes the part along the decoder's rows out of their gradient: a step must turn them, not lengthen them."""
+        if self.decoder.grad is not None:
+            along = (self.decoder.grad * self.decoder).sum(1, keepdim=True)
+            self.decoder.grad.addcmul_(along, self.decoder, value=-1.0)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Brings the decoder's rows back to norm 1."""
+        self.decoder.div_(self.decoder.norm(dim=1, keepdim=True))
+
+    def default_lr(self) -> float:
+        """2e-4 at 16,384 features, falling with the root of their number (Gao et al. 2024, section 3)."""
+        return 2e-4 * math.sqrt(2**14 / self.d_sae)
+
+    def settings(self) -> dict[str, Any]:
+        """What SAELens' `cfg.json` says beyond the sizes."""
+        return {}
+
+    @classmethod
+    def restored(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """The dictionary of a file's settings and tensors."""
+        d_sae, d_in = tensors["W_dec"].shape
+        return cls(d_in, from_dict(cls.Config, cls.read_config(settings, d_sae))).assign(tensors)
+
+    @classmethod
+    def read_config(cls, settings: Mapping[str, Any], d_sae: int) -> dict[str, Any]:
+        """The config as JSON: the one that was saved, or the defaults where another library wrote the file."""
+        return {**to_dict(cls.Config()), **settings.get("config", {}), "d_sae": d_sae}
+
+
+class Selective(SAE):
+    """Abstract: keeps a number of the largest pre-activations.
+
+        loss = |x - x̂|² / scale² + auxk · |e - ê|² / Var(e)   with e = x - x̂ and ê written by the k_aux most active dead features
+
+    The auxiliary term of Gao et al. 2024 (https://arxiv.org/abs/2406.04093) revives features that have died: it is normalised by the
+    variance of the residual, so that its weight means the same at any scale, and its gradient reaches the encoder as well as the decoder.
+    """
+
+    @value
+    class Config(SAE.Config):
+        """Settings of an SAE that keeps the largest pre-activations."""
+
+        k: int = 32
+        """Features that may be active on one token."""
+        auxk: float = 1 / 32
+        """Weight of the term that revives dead features."""
+        k_aux: int | None = None
+        """Dead features that explain the residual of one token; none for half the width, rounded to a power of two."""
+        decoder: Literal["unit", "free"] = "unit"
+        """unit: decoder rows have norm 1. free: they may have any, and features are ranked by activation times norm."""
+
+    def __init__(self, d_in: int, config: Config) -> None:
+        super().__init__(d_in, config)
+        self.config: Selective.Config = config
+        if not 0 < config.k <= self.d_sae:
+            raise Invalid(f"k is {config.k}; it must be between 1 and the number of features, {self.d_sae}.")
+        self.k_aux = config.k_aux or 2 ** round(math.log2(max(d_in / 2, 1)))
+
+    def weights(self) -> tuple[Float[Tensor, "d_sae d_in"], Float[Tensor, " d_sae"], Float[Tensor, "d_sae d_in"]]:
+        """Encoder, encoder bias and decoder for raw activations, the decoder's rows of norm 1 once trained; differentiable."""
+        if self.config.decoder == "unit":
+            return super().weights()
+        norm = self.decoder.norm(dim=1)
+        return self.encoder * norm[:, None], self.b_enc * norm * self.scale, self.decoder / norm[:, None]
+
+    @abstractmethod
+    def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
+        """The features that centred activations keep in training."""
+
+    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float) -> Losses:
+        """Squared error over the inputs' variance, and the auxiliary term where features are dead."""
+        weights = Weights(*self.weights())
+        x = self.centred(rows)
+        kept = self.select(x, weights)
+        terms, residual = self.errors(x, kept, weights)
+        if len(dead) and self.config.auxk > 0:
+            terms["auxk"] = self.config.auxk * self._auxiliary(x.detach(), residual.detach(), weights, dead)
+        fired = (kept.values.detach() != 0).to(x.dtype).flatten()
+        active = torch.zeros_like(self.b_enc, requires_grad=False).index_add_(0, kept.indices.flatten(), fired)
+        target = rows.to(x.dtype)
+        return Losses(terms=terms, active=active, reconstruction=(target - residual).detach(), target=target)
+
+    def errors(
+        self, x: Float[Tensor, "row d_in"], kept: Kept, weights: Weights
+    ) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "row d_in"]]:
+        """The terms that ask for a good reconstruction, and what it leaves of the centred activations."""
+        residual = x - gather_sum(kept.values, kept.indices, weights.decoder, kept.starts)
+        return {"reconstruction": self.relative(residual)}, residual
+
+    def relative(self, residual: Float[Tensor, "row d_in"]) -> Float[Tensor, ""]:
+        """Mean square of a residual over the variance of the inputs."""
+        return (residual / self.scale).square().mean()
+
+    def _auxiliary(self, x: Tensor, residual: Tensor, weights: Weights, dead: Int[Tensor, " dead"]) -> Float[Tensor, ""]:
+        """How badly the dead features that come closest to being active explain the residual: 1 if not at all."""
+        encoder, bias, decoder = (item[dead] for item in weights)
+        indices = topk_indices(x, encoder, bias, min(self.k_aux, len(dead)))
+        values = functional.relu(gather_dot(x, encoder, indices) + bias[indices])
+        missing = (gather_sum(values, indices, decoder) - residual).square().mean()
+        variance = (residual - residual.mean(0)).square().mean()
+        return missing / variance.clamp(min=torch.finfo(variance.dtype).tiny)
+
+    @classmethod
+    def sized(cls, d_in: int, d_sae: int, l0: int) -> Self:
+        """A dictionary of that size that aims at `l0` active features a token, other settings at their defaults."""
+        return cls(d_in, cls.Config(d_sae=d_sae, k=l0))
+
+    @torch.no_grad()
+    def initialise(self, sample: Float[Tensor, "row width"], generator: torch.Generator) -> None:
+        """As every SAE; decoder rows that are free begin short."""
+        super().initialise(sample, generator)
+        if self.config.decoder == "free":
+            self.decoder.mul_(_FREE_NORM)
+            self.encoder.mul_(_FREE_NORM)
+
+    def before_step(self) -> None:
+        """Takes the part along the decoder's rows out of their gradient, where their norm is fixed."""
+        if self.config.decoder == "unit":
+            super().before_step()
+
+    def after_step(self) -> None:
+        """Brings the decoder's rows back to norm 1, where it is fixed."""
+        if self.config.decoder == "unit":
+            super().after_step()
+
+    @classmethod
+    def read_config(cls, settings: Mapping[str, Any], d_sae: int) -> dict[str, Any]:
+        """The config as JSON; a file's decoder rows have norm 1 already, and SAELens' k is 100 where it is not said."""
+        config = super().read_config(settings, d_sae)
+        k = settings.get("k", config["k"] if "config" in settings else 100)
+        return {**config, "k": min(k, d_sae), "decoder": "unit"}

@@ -1,0 +1,90 @@
+"""BatchTopK sparse autoencoder.
+
+    in training    z = relu(pre) at the k·rows largest places of the whole batch, else 0      pre = (x - b_dec) encoderᵀ + b_enc
+    afterwards     z = pre · [pre > θ], one θ for all features                                x̂ = z decoder + b_dec
+
+Bussmann, Leask, Nanda 2024, "BatchTopK sparse autoencoders", https://arxiv.org/abs/2412.06410. A token may have more than k features if
+others have fewer. θ follows the smallest activation that training batches keep; with it the dictionary is a JumpReLU SAE, and is saved as
+one, as SAELens does.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from saelab.dictionary import DICTIONARIES, Codes
+from saelab.kernels.sparse import batch_topk_indices, gather_dot
+from saelab.saes.base import Kept, Selective, Weights
+from saelab.values import value
+
+_FOLLOW = 0.01
+"""How far the threshold moves at each step towards the smallest activation that the batch kept."""
+_FIRST_ROWS = 4096
+"""Rows of the sample from which the threshold is set before the first step."""
+
+
+@DICTIONARIES.register("batchtopk")
+class BatchTopK(Selective):
+    """In training the largest pre-activations of the batch are kept, k a token on average; afterwards those over a threshold."""
+
+    architecture: ClassVar[str] = "batchtopk"
+    layout: ClassVar[str] = "jumprelu"
+
+    @value
+    class Config(Selective.Config):
+        """Settings of a BatchTopK SAE; `k` is the mean number of active features."""
+
+    def __init__(self, d_in: int, config: Config) -> None:
+        super().__init__(d_in, config)
+        self.threshold: Tensor
+        self.register_buffer("threshold", torch.zeros(()))  # in units of `scale`
+        self._smallest: Tensor | None = None
+
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
+        """The pre-activations that exceed the threshold."""
+        encoder, bias, _ = self.weights()
+        pre = functional.linear(self.centred(x), encoder, bias).to(encoder.dtype)
+        return Codes.from_dense((pre * (pre > self.threshold * self.scale)).view(*x.shape[:-1], self.d_sae))
+
+    def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
+        """The largest pre-activations of the batch, k a row on average."""
+        indices, starts = batch_topk_indices(x, weights.encoder, weights.bias, self.config.k * len(x))
+        values = functional.relu(gather_dot(x, weights.encoder, indices, starts) + weights.bias[indices])
+        self._smallest = values.detach().min()
+        return Kept(values, indices, starts)
+
+    @torch.no_grad()
+    def initialise(self, sample: Float[Tensor, "row width"], generator: torch.Generator) -> None:
+        """As every SAE; the threshold halfway between the smallest activation that the sample would keep and the largest that it drops."""
+        super().initialise(sample, generator)
+        encoder, bias, _ = self.weights()
+        pre = functional.linear(self.centred(sample[:_FIRST_ROWS]), encoder, bias).flatten()
+        kept = self.config.k * min(len(sample), _FIRST_ROWS)
+        around = pre.topk(min(kept + 1, len(pre))).values[-2:]
+        self.threshold.copy_((around.mean() / self.scale).clamp(min=0.0))
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Decoder rows as every SAE; and the threshold follows."""
+        super().after_step()
+        if self._smallest is not None:
+            self.threshold.lerp_(self._smallest / self.scale, _FOLLOW)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights under SAELens' names, for raw activations."""
+        return {**super().tensors(), "threshold": (self.threshold * self.scale).expand(self.d_sae)}
+
+    @classmethod
+    def shapes(cls, d_in: int, d_sae: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors that a file must hold."""
+        return {**super().shapes(d_in, d_sae), "threshold": (d_sae,)}
+
+    @torch.no_grad()
+    def assign(self, tensors: Mapping[str, Tensor]) -> Self:
+        """Takes over weights for raw activations, under SAELens' names."""
+        self.threshold.copy_(tensors["threshold"][0])
+        return super().assign(tensors)
