@@ -29,8 +29,6 @@ _MARGIN = 2
 """And then looks at the entries over the guess, where there are at most so many times as many as are asked for."""
 Starts = Int[Tensor, " row_starts"] | None
 """Where each row begins in flat codes, and where the last one ends; none where all rows have as many."""
-_CHUNK = 2**26
-"""Values that a product on a GPU gathers at a time."""
 
 with warnings.catch_warnings():  # PyTorch says once a process that its CSR support is young; said here, it reaches nobody
     warnings.simplefilter("ignore")
@@ -142,13 +140,10 @@ def _rows(indices: Tensor, starts: Tensor | None) -> Int[Tensor, " n"]:
 
 
 def _dots(x: Tensor, weight: Tensor, indices: Tensor, starts: Tensor | None) -> Tensor:
-    """The values of `gather_dot`: on a CPU by a dense product sampled at the indices."""
+    """The values of `gather_dot`, by a dense product sampled at the indices."""
     flat = indices.reshape(-1)
-    if x.device.type != "cpu":
-        parts = zip(*(item.split(_CHUNK // x.shape[1]) for item in (_rows(indices, starts), flat)), strict=True)
-        return torch.cat([torch.linalg.vecdot(x[row], weight[feature]) for row, feature in parts]).view(indices.shape)
     if starts is None:
-        starts = torch.arange(0, indices.numel() + 1, indices.shape[1])
+        starts = torch.arange(0, indices.numel() + 1, indices.shape[1], device=x.device)
     where = torch.sparse_csr_tensor(starts, flat, x.new_zeros(len(flat)), (len(x), len(weight)), check_invariants=False)
     return torch.sparse.sampled_addmm(where, x, weight.T, beta=0.0).values().view(indices.shape)
 
