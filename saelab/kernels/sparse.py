@@ -142,11 +142,11 @@ def _rows(indices: Tensor, starts: Tensor | None) -> Int[Tensor, " n"]:
 
 
 def _dots(x: Tensor, weight: Tensor, indices: Tensor, starts: Tensor | None) -> Tensor:
-    """The values of `gather_dot`: on a CPU by a dense product sampled at the indices."""
+    """The values of `gather_dot`: on a CPU by a dense product sampled at the indices, else by sums that autocast and tf32 leave alone."""
     flat = indices.reshape(-1)
     if x.device.type != "cpu":
         parts = zip(*(item.split(_CHUNK // x.shape[1]) for item in (_rows(indices, starts), flat)), strict=True)
-        return torch.cat([torch.linalg.vecdot(x[row], weight[feature]) for row, feature in parts]).view(indices.shape)
+        return torch.cat([(x[row] * weight[feature]).sum(-1) for row, feature in parts]).view(indices.shape)
     if starts is None:
         starts = torch.arange(0, indices.numel() + 1, indices.shape[1])
     where = torch.sparse_csr_tensor(starts, flat, x.new_zeros(len(flat)), (len(x), len(weight)), check_invariants=False)
