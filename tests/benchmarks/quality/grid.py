@@ -84,9 +84,10 @@ def work(number: int, jobs: Any, results: Any, arguments: argparse.Namespace, en
             continue
         try:
             found: dict[str, Any] = run(job, rows, judge)
-        except Exception as error:  # noqa: BLE001 - one job's failure must not end the grid
+        except Exception as error:  # one job's failure must not end the grid
             found = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()[-2000:]}
         results.put({"name": described(job), "job": job, **found, "device": device})
+        _wait(rows)  # fails where a job has left the device unusable: this worker must then leave the queue to the others
     results.put(None)
 
 

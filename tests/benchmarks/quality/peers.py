@@ -1,8 +1,8 @@
 """Trains dictionaries of SAELens 6.54.12 and dictionary_learning 0.1.0 by their own trainers, unpatched.
 
-Their defaults, but for the warm-up and decay of the learning rate, which all runs share; dictionary_learning reads rows of unit mean square
-norm, as its `normalize_activations` makes them. Both are judged by their own encoders and decoders; SAELens's BatchTopK as the JumpReLU that
-it saves.
+Their defaults, but for the warm-up and decay of the learning rate, which all runs share; dictionary_learning reads rows of unit mean
+square norm, as its `normalize_activations` makes them. Both are judged by their own encoders and decoders; SAELens's BatchTopK as the
+JumpReLU that it saves.
 """
 
 import math

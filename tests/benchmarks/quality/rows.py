@@ -60,8 +60,7 @@ class Rows:
     scale: Tensor
     limit: float
     """Largest norm of a raw row that was kept."""
-    _pass: int = -1
-    _permutation: Tensor = field(default_factory=lambda: torch.empty(0))
+    _orders: dict[int, Tensor] = field(default_factory=dict)
 
     def batch(self, step: int, size: int) -> Tensor:
         """The rows of a step: a permutation of all rows for every pass over them, the same for everybody."""
@@ -74,10 +73,10 @@ class Rows:
         return (self.batch(step, size) for step in range(steps))
 
     def _order(self, number: int) -> Tensor:
-        if self._pass != number:
-            self._pass = number
-            self._permutation = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(number)).to(self.train.device)
-        return self._permutation
+        if number not in self._orders:
+            order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(number))
+            self._orders[number] = order.to(self.train.device)
+        return self._orders[number]
 
     def standard(self, raw: Tensor) -> Tensor:
         return (raw.float() - self.mean) / self.scale

