@@ -10,8 +10,9 @@ HEAD = """| run | L0 | FVU | CE + nats | dead | dense > 10 % | rows/s |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: |"""
 
 
-def _spread(value: float, interval: list[float]) -> str:
-    return f"{value:.4f} ± {(interval[1] - interval[0]) / 2:.4f}"
+def _spread(value: float, interval: list[float | None]) -> str:
+    low, high = interval
+    return f"{value:.4f}" if low is None or high is None else f"{value:.4f} ± {(high - low) / 2:.4f}"
 
 
 def _line(result: dict[str, Any]) -> str:
