@@ -27,6 +27,8 @@ _GUESS = 16
 """The choice over a whole batch first guesses its threshold from one row in so many."""
 _MARGIN = 2
 """And then looks at the entries over the guess, where there are at most so many times as many as are asked for."""
+_PIECE = 64
+"""Entries of a feature that a GPU adds up in one go."""
 Starts = Int[Tensor, " row_starts"] | None
 """Where each row begins in flat codes, and where the last one ends; none where all rows have as many."""
 
@@ -126,9 +128,25 @@ def segment_sum(
     """For each feature the sum of the rows at which it is active, each times its value. The order of summation is fixed."""
     features, order = indices.reshape(-1).sort(stable=True)
     bounds = torch.searchsorted(features, torch.arange(d_sae + 1, device=x.device))
-    rows = _rows(indices, starts)[order]
-    weights = values.reshape(-1)[order]
-    return functional.embedding_bag(rows, x, bounds, mode="sum", per_sample_weights=weights, include_last_offset=True)
+    rows, weights = _rows(indices, starts)[order], values.reshape(-1)[order]
+    if x.device.type == "cpu":
+        return functional.embedding_bag(rows, x, bounds, mode="sum", per_sample_weights=weights, include_last_offset=True)
+    pieces, ends = _pieces(bounds, len(rows))
+    parts = functional.embedding_bag(rows, x, pieces, mode="sum", per_sample_weights=weights, include_last_offset=True)
+    return functional.embedding_bag(torch.arange(len(parts), device=x.device), parts, ends, mode="sum", include_last_offset=True)
+
+
+def _pieces(bounds: Int[Tensor, " feature_starts"], entries: int) -> tuple[Int[Tensor, " piece_starts"], Int[Tensor, " feature_starts"]]:
+    """Where pieces of at most `_PIECE` entries begin, and at which piece each feature begins; pieces that are not needed are empty.
+
+    A GPU adds up a segment one entry after the other, so that one feature that is active on every row would hold up all others.
+    """
+    ends = functional.pad(((bounds.diff() + _PIECE - 1) // _PIECE).cumsum(0), (1, 0))
+    number = torch.arange(len(bounds) + entries // _PIECE, device=bounds.device)
+    feature = torch.searchsorted(ends, number, right=True) - 1
+    inside = feature < len(bounds) - 1
+    feature = feature.clamp(max=len(bounds) - 2)
+    return torch.where(inside, bounds[feature] + _PIECE * (number - ends[feature]), entries), ends
 
 
 def _rows(indices: Tensor, starts: Tensor | None) -> Int[Tensor, " n"]:

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saelab.kernels.sparse import gather_dot, gather_sum, segment_sum, topk_indices
+from saelab.kernels.sparse import _pieces, gather_dot, gather_sum, segment_sum, topk_indices
 
 
 def drawn(rows, d_in, d_sae, k, dtype=torch.float64):
@@ -90,3 +90,14 @@ def test_no_rows_give_no_rows():
     values = gather_dot(x, weight, indices)
     assert values.shape == (0, 3)
     assert gather_sum(values, indices, weight).shape == (0, 5)
+
+
+@pytest.mark.parametrize(("entries", "d_sae"), [(0, 7), (1, 7), (2000, 7), (2000, 300)])
+def test_pieces_cover_every_segment_in_order_and_are_short(entries, d_sae):
+    noise = torch.Generator().manual_seed(entries + d_sae)
+    features = (torch.rand(entries, generator=noise) ** 4 * d_sae).long().clamp(max=d_sae - 1).sort().values
+    bounds = torch.searchsorted(features, torch.arange(d_sae + 1))
+    pieces, ends = _pieces(bounds, entries)
+    assert pieces[-1] == entries
+    assert all(0 <= size <= 64 for size in pieces.diff().tolist())
+    assert torch.equal(pieces[ends], bounds)
