@@ -1,7 +1,8 @@
 """Schedules: factors between 0 and 1 by which a learning rate or the weight of a loss changes over a run; plain functions.
 
-A ramp rises with what is done and falls with what is left, in any unit: `linear(step, warmup)` is a warm-up, `linear(steps - step, decay)` is
-a decay, and `linear(progress, 0.2)` a weight that is full after a fifth of the run. A ramp of no length is constant.
+A ramp rises with what is done and falls with what is left, in any unit: `linear(step, warmup)` is a warm-up,
+`linear(steps - step, decay)` a decay, and `linear(progress, 0.2)` a weight that is full after a fifth of the run. A ramp of no length is
+constant.
 """
 
 import math
