@@ -51,7 +51,7 @@ class JumpReLU(Penalised):
         """Weight of the penalty; none for 1 with target, and to seek the weight that leads to `target_l0` with the others, where it is what
         an active feature must explain, as a share of the inputs' variance."""
         warmup: float = 0.2
-        """Share of the run over which that weight rises from 0 where it is not sought."""
+        """Share of the run over which that weight rises from 0; published with tanh: 1."""
         initial_l0: float = 4.0
         """Thresholds start where the sample has so many times `target_l0` active features a token."""
         bandwidth: float = 0.5

@@ -3,11 +3,12 @@
     loss = |x - x̂|² / scale² + weight · penalty        x̂ = z decoder + b_dec
 
 Either the weight is given, as in the papers, or it is sought while training runs, so that `target_l0` features are active on a token. The
-search is a controller with a proportional and an integral part on ln(L0 / target): with u(t) = clip(ln(L0 / target), ±1) at progress t
+search is a controller with a proportional and an integral part: with u = clip(ln(L0 / target_l0), ±1) and progress t
 
-    ln weight = ln start + 2 u(t) + 40 ∫₀ᵗ u
+    ln weight = ln start + u + clip(20 ∫ u dt, ±4)        from the end of the warm-up on
 
-The proportional part answers at once, the integral one ends the difference. Both live on the device, and in the checkpoint.
+The proportional part answers at once, the integral one ends the difference; its limits keep it from running away while features are slow
+to follow. Both live on the device, and in the checkpoint.
 """
 
 import math
@@ -26,8 +27,8 @@ from saelab.saes.base import SAE, Weights
 from saelab.schedules import linear
 from saelab.values import value
 
-_PROPORTIONAL = 2.0
-_INTEGRAL = 40.0
+_GAIN = 20.0
+_LIMIT = 4.0
 
 
 class Fired(NamedTuple):
@@ -49,14 +50,14 @@ class Penalised(SAE):
         target_l0: float = 32.0
         """Mean number of active features a token that training aims at where the weight of the penalty is not given."""
         warmup: float = 0.05
-        """Share of the run over which a given weight rises from 0."""
+        """Share of the run over which the weight rises from 0."""
 
     def __init__(self, d_in: int, config: Config) -> None:
         super().__init__(d_in, config)
         if not 0 < config.target_l0 < self.d_sae:
             raise Invalid(f"target_l0 is {config.target_l0}; it must lie between 0 and the number of features, {self.d_sae}.")
-        self.missed: Tensor
-        self.register_buffer("missed", torch.zeros(()))  # the integral
+        self.sought: Tensor
+        self.register_buffer("sought", torch.zeros(()))  # the integral part
         self.until: Tensor
         self.register_buffer("until", torch.zeros(()))  # the progress that it reaches to
         self._now: tuple[Tensor, float] | None = None
@@ -111,11 +112,12 @@ class Penalised(SAE):
 
     def price(self, l0: Float[Tensor, ""], progress: float) -> Float[Tensor, ""] | float:
         """The weight of the penalty at a point of the run where `l0` features are active on a token."""
+        ramp = linear(progress, self.config.warmup)
         if self.weight is not None:
-            return self.weight * linear(progress, self.config.warmup)
+            return self.weight * ramp
         off = (l0 / self.config.target_l0).log().clamp(-1.0, 1.0)
         self._now = off, progress
-        return self.start * (_PROPORTIONAL * off + _INTEGRAL * self.missed).exp()
+        return self.start * ramp * (off + self.sought).exp()
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -123,7 +125,8 @@ class Penalised(SAE):
         super().after_step()
         if self._now is not None:
             off, progress = self._now
-            self.missed.add_(off * (progress - self.until))
+            if progress > self.config.warmup:
+                self.sought.add_(_GAIN * off * (progress - self.until)).clamp_(-_LIMIT, _LIMIT)
             self.until.fill_(progress)
 
     @classmethod
