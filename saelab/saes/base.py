@@ -42,7 +42,7 @@ class Kept(NamedTuple):
 
 
 class SAE(Affine, Trainable):
-    """Abstract: decoder rows of norm 1, and an encoder that begins as the decoder."""
+    """Abstract: an encoder that begins as the decoder; activations are those for decoder rows of norm 1."""
 
     @value
     class Config:
@@ -52,16 +52,26 @@ class SAE(Affine, Trainable):
         """Number of features; none for `expansion` times the width of the activations."""
         expansion: int = 8
         """Features for each dimension of the activations, where `d_sae` is not given."""
+        decoder: Literal["unit", "free"] = "unit"
+        """unit: decoder rows have norm 1. free: they may have any, and a feature counts by its activation times that norm."""
 
     def __init__(self, d_in: int, config: Config) -> None:
         super().__init__(d_in, config.expansion * d_in if config.d_sae is None else config.d_sae)
         self.config = config
 
+    def weights(self) -> tuple[Float[Tensor, "d_sae d_in"], Float[Tensor, " d_sae"], Float[Tensor, "d_sae d_in"]]:
+        """Encoder, encoder bias and decoder for raw activations, the decoder's rows of norm 1 once trained; differentiable."""
+        if self.config.decoder == "unit":
+            return super().weights()
+        norm = self.decoder.norm(dim=1)
+        return self.encoder * norm[:, None], self.b_enc * norm * self.scale, self.decoder / norm[:, None]
+
     @torch.no_grad()
     def initialise(self, sample: Float[Tensor, "row width"], generator: torch.Generator) -> None:
-        """Decoder rows random of norm 1, encoder equal to the decoder, bias the sample's mean."""
+        """Decoder rows random, of norm 1 or short where they are free; encoder equal to the decoder, bias the sample's mean."""
         mean, scale = input_statistics(sample[:, : self.d_in])
-        self.decoder.copy_(functional.normalize(torch.randn(self.d_sae, self.d_in, generator=generator), dim=1))
+        norm = 1.0 if self.config.decoder == "unit" else _FREE_NORM
+        self.decoder.copy_(norm * functional.normalize(torch.randn(self.d_sae, self.d_in, generator=generator), dim=1))
         self.encoder.copy_(self.decoder)
         self.b_enc.zero_()
         self.b_dec.copy_(mean / scale)
@@ -69,15 +79,20 @@ class SAE(Affine, Trainable):
 
     @torch.no_grad()
     def before_step(self) -> None:
-        """Takes the part along the decoder's rows out of their gradient: a step must turn them, not lengthen them."""
-        if self.decoder.grad is not None:
+        """Takes the part along the decoder's rows out of their gradient, where their norm is fixed: a step must turn them alone."""
+        if self.config.decoder == "unit" and self.decoder.grad is not None:
             along = (self.decoder.grad * self.decoder).sum(1, keepdim=True)
             self.decoder.grad.addcmul_(along, self.decoder, value=-1.0)
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Brings the decoder's rows back to norm 1."""
-        self.decoder.div_(self.decoder.norm(dim=1, keepdim=True))
+        """Brings the decoder's rows back to norm 1, where it is fixed."""
+        if self.config.decoder == "unit":
+            self.decoder.div_(self.decoder.norm(dim=1, keepdim=True))
+
+    def relative(self, residual: Float[Tensor, "row d_in"]) -> Float[Tensor, ""]:
+        """Mean square of a residual over the variance of the inputs."""
+        return (residual / self.scale).square().mean()
 
     def default_lr(self) -> float:
         """2e-4 at 16,384 features, falling with the root of their number (Gao et al. 2024, section 3)."""
@@ -95,8 +110,8 @@ class SAE(Affine, Trainable):
 
     @classmethod
     def read_config(cls, settings: Mapping[str, Any], d_sae: int) -> dict[str, Any]:
-        """The config as JSON: the one that was saved, or the defaults where another library wrote the file."""
-        return {**to_dict(cls.Config()), **settings.get("config", {}), "d_sae": d_sae}
+        """The config as JSON: the one that was saved, or the defaults where another library wrote the file; decoder rows stay as read."""
+        return {**to_dict(cls.Config()), **settings.get("config", {}), "d_sae": d_sae, "decoder": "unit"}
 
 
 class Selective(SAE):
@@ -118,8 +133,6 @@ class Selective(SAE):
         """Weight of the term that revives dead features."""
         k_aux: int | None = None
         """Dead features that explain the residual of one token; none for half the width, rounded to a power of two."""
-        decoder: Literal["unit", "free"] = "unit"
-        """unit: decoder rows have norm 1. free: they may have any, and features are ranked by activation times norm."""
 
     def __init__(self, d_in: int, config: Config) -> None:
         super().__init__(d_in, config)
@@ -127,13 +140,6 @@ class Selective(SAE):
         if not 0 < config.k <= self.d_sae:
             raise Invalid(f"k is {config.k}; it must be between 1 and the number of features, {self.d_sae}.")
         self.k_aux = config.k_aux or 2 ** round(math.log2(max(d_in / 2, 1)))
-
-    def weights(self) -> tuple[Float[Tensor, "d_sae d_in"], Float[Tensor, " d_sae"], Float[Tensor, "d_sae d_in"]]:
-        """Encoder, encoder bias and decoder for raw activations, the decoder's rows of norm 1 once trained; differentiable."""
-        if self.config.decoder == "unit":
-            return super().weights()
-        norm = self.decoder.norm(dim=1)
-        return self.encoder * norm[:, None], self.b_enc * norm * self.scale, self.decoder / norm[:, None]
 
     @abstractmethod
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
@@ -159,10 +165,6 @@ class Selective(SAE):
         residual = x - gather_sum(kept.values, kept.indices, weights.decoder, kept.starts)
         return {"reconstruction": self.relative(residual)}, residual
 
-    def relative(self, residual: Float[Tensor, "row d_in"]) -> Float[Tensor, ""]:
-        """Mean square of a residual over the variance of the inputs."""
-        return (residual / self.scale).square().mean()
-
     def _auxiliary(self, x: Tensor, residual: Tensor, weights: Weights, dead: Int[Tensor, " dead"]) -> Float[Tensor, ""]:
         """How badly the dead features that come closest to being active explain the residual: 1 if not at all."""
         encoder, bias, decoder = (item[dead] for item in weights)
@@ -177,27 +179,9 @@ class Selective(SAE):
         """A dictionary of that size that aims at `l0` active features a token, other settings at their defaults."""
         return cls(d_in, cls.Config(d_sae=d_sae, k=l0))
 
-    @torch.no_grad()
-    def initialise(self, sample: Float[Tensor, "row width"], generator: torch.Generator) -> None:
-        """As every SAE; decoder rows that are free begin short."""
-        super().initialise(sample, generator)
-        if self.config.decoder == "free":
-            self.decoder.mul_(_FREE_NORM)
-            self.encoder.mul_(_FREE_NORM)
-
-    def before_step(self) -> None:
-        """Takes the part along the decoder's rows out of their gradient, where their norm is fixed."""
-        if self.config.decoder == "unit":
-            super().before_step()
-
-    def after_step(self) -> None:
-        """Brings the decoder's rows back to norm 1, where it is fixed."""
-        if self.config.decoder == "unit":
-            super().after_step()
-
     @classmethod
     def read_config(cls, settings: Mapping[str, Any], d_sae: int) -> dict[str, Any]:
-        """The config as JSON; a file's decoder rows have norm 1 already, and SAELens' k is 100 where it is not said."""
+        """The config as JSON; SAELens' k is 100 where it is not said."""
         config = super().read_config(settings, d_sae)
         k = settings.get("k", config["k"] if "config" in settings else 100)
-        return {**config, "k": min(k, d_sae), "decoder": "unit"}
+        return {**config, "k": min(k, d_sae)}

@@ -1,30 +1,40 @@
 """JumpReLU sparse autoencoder.
 
     pre = (x - b_dec) encoderᵀ + b_enc       z = pre · [pre > θ]       x̂ = z decoder + b_dec
-    loss = |x - x̂|² / scale² + c · (L0 / target - 1)²
+    loss = |x - x̂|² / scale² + weight · penalty
 
-Rajamanoharan et al. 2024, "Jumping ahead", https://arxiv.org/abs/2407.14435; the quadratic penalty is the one of its section 5. The jump
-has no gradient in θ, so a straight-through estimate stands in for it: a rectangle of a given bandwidth around θ, taken on the
-pre-activations, so that a feature just below its threshold pulls as much as one just above.
+    penalty   target   (L0 / target - 1)²                          Rajamanoharan et al. 2024, "Jumping ahead", section 5 and [1]
+              step     L0                                          the same, section 3
+              tanh     Σ tanh(4 zᵢ |decoderᵢ| / scale), and beside it   preact · Σ relu(θᵢ - preᵢ) |decoderᵢ| / (scale d_in)      [2]
+
+[1] https://arxiv.org/abs/2407.14435. [2] Conerly et al. 2025, "Dictionary learning optimization techniques",
+https://transformer-circuits.pub/2025/january-update: its last term brings back features that never reach their threshold.
+
+The jump has no gradient in θ, so a straight-through estimate stands in for it: a rectangle K of a given width around θ, taken on the
+pre-activations, so that a feature just below its threshold pulls as much as one just above:
+
+    ∂z/∂θ = -θ/width · K       ∂[pre > θ]/∂θ = -1/width · K       and with tanh, as published, ∂z/∂pre = [pre > θ] + θ/width · K
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
-from saelab.dictionary import DICTIONARIES, Codes, Losses
-from saelab.errors import Invalid
-from saelab.saes.base import SAE
+from saelab.dictionary import DICTIONARIES
+from saelab.saes.base import Weights
+from saelab.saes.penalised import Fired, Penalised
 from saelab.values import value
+
+_STEEPNESS = 4.0
 
 
 @DICTIONARIES.register("jumprelu")
-class JumpReLU(SAE):
+class JumpReLU(Penalised):
     """Pre-activations over a threshold of their own are the codes."""
 
     architecture: ClassVar[str] = "jumprelu"
@@ -32,74 +42,77 @@ class JumpReLU(SAE):
     betas: ClassVar[tuple[float, float]] = (0.0, 0.999)
 
     @value
-    class Config(SAE.Config):
+    class Config(Penalised.Config):
         """Settings of a JumpReLU SAE."""
 
-        target_l0: float = 32.0
-        """Mean number of active features a token that training aims at."""
-        sparsity: float = 1.0
-        """Weight of the penalty for missing `target_l0`."""
+        penalty: Literal["target", "step", "tanh"] = "target"
+        """target: for missing `target_l0`, on either side. step: for every active feature. tanh: the same, less for weak ones."""
+        sparsity: float | None = None
+        """Weight of the penalty; none for 1 with target, and to seek the weight that leads to `target_l0` with the others, where it is what
+        an active feature must explain, as a share of the inputs' variance."""
         warmup: float = 0.2
-        """Share of the run over which that weight rises from 0."""
+        """Share of the run over which that weight rises from 0; published with tanh: 1."""
         initial_l0: float = 4.0
         """Thresholds start where the sample has so many times `target_l0` active features a token."""
         bandwidth: float = 0.5
         """Width of the straight-through estimate, in units of the thresholds at the start."""
+        preact: float = 3e-6
+        """Weight with which tanh pulls pre-activations up to their thresholds."""
 
     def __init__(self, d_in: int, config: Config) -> None:
         super().__init__(d_in, config)
-        self.config: JumpReLU.Config = config
-        if not 0 < config.target_l0 < self.d_sae:
-            raise Invalid(f"target_l0 is {config.target_l0}; it must lie between 0 and the number of features, {self.d_sae}.")
         self.log_ratio = nn.Parameter(torch.zeros(self.d_sae))
         self.base: Tensor
         self.register_buffer("base", torch.ones(self.d_sae))
+
+    @property
+    def weight(self) -> float | None:
+        """The config's `sparsity`, or 1 with target."""
+        return 1.0 if self.config.penalty == "target" and self.config.sparsity is None else self.config.sparsity
+
+    @property
+    def start(self) -> float:
+        """Low: a hundredth of the variance that a feature explains where `target_l0` of them share it."""
+        return 0.01 / self.config.target_l0
 
     @property
     def threshold(self) -> Float[Tensor, " d_sae"]:
         """θ for raw activations: positive, since it is learnt as the logarithm of its ratio to where it began."""
         return self.base * self.log_ratio.exp() * self.scale
 
-    def _pre(self, rows: Float[Tensor, "row d_in"]) -> Float[Tensor, "row d_sae"]:
+    @property
+    def _width(self) -> Float[Tensor, " d_sae"]:
+        return self.config.bandwidth * self.base * self.scale
+
+    def preactivations(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Float[Tensor, "row d_sae"]:
         """Pre-activations, always in full precision: bfloat16 would round them by more than the bandwidth."""
-        encoder, bias, _ = self.weights()
-        with torch.autocast(rows.device.type, enabled=False):
-            return functional.linear(rows, encoder, bias)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().preactivations(x, weights)
 
-    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
+    def activation(self, pre: Float[Tensor, "row d_sae"], weights: Weights) -> Float[Tensor, "row d_sae"]:
         """The pre-activations that exceed their thresholds."""
-        pre = self._pre(self.centred(x))
-        return Codes.from_dense((pre * (pre > self.threshold)).view(*x.shape[:-1], self.d_sae))
+        return _Jump.apply(pre, self.threshold, self._width, self.config.penalty == "tanh")  # pyright: ignore[reportReturnType]
 
-    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float) -> Losses:
-        """Squared error over the inputs' variance, and the penalty for missing the target L0."""
-        x, width = self.centred(rows), self.config.bandwidth * self.base * self.scale
-        pre, threshold = self._pre(x), self.threshold
-        z = _Jump.apply(pre, threshold, width)
-        residual = x - (z @ self.decoder).to(x.dtype)  # pyright: ignore[reportOptionalOperand]
-        l0 = _Count.apply(pre, threshold, width).sum() / len(x)  # pyright: ignore[reportOptionalMemberAccess]
-        weight = self.config.sparsity * min(1.0, progress / self.config.warmup if self.config.warmup else 1.0)
-        return Losses(
-            terms={
-                "reconstruction": (residual / self.scale).square().mean(),
-                "sparsity": weight * (l0 / self.config.target_l0 - 1).square(),
-            },
-            active=(pre.detach() > threshold.detach()).sum(0).to(x.dtype),
-            reconstruction=(rows.to(x.dtype) - residual).detach(),
-            target=rows.to(x.dtype),
-        )
+    def penalty(self, fired: Fired) -> Float[Tensor, ""]:
+        """What the config says."""
+        if self.config.penalty == "tanh":
+            return (_STEEPNESS / self.scale * fired.codes).tanh().sum() / len(fired.codes)
+        l0 = _Count.apply(fired.pre, self.threshold, self._width).sum() / len(fired.pre)  # pyright: ignore[reportOptionalMemberAccess]
+        return l0 if self.config.penalty == "step" else (l0 / self.config.target_l0 - 1).square()
 
-    @classmethod
-    def sized(cls, d_in: int, d_sae: int, l0: int) -> Self:
-        """A dictionary of that size that aims at `l0` active features a token, other settings at their defaults."""
-        return cls(d_in, cls.Config(d_sae=d_sae, target_l0=float(l0)))
+    def others(self, x: Float[Tensor, "row d_in"], fired: Fired, weights: Weights) -> dict[str, Float[Tensor, ""]]:
+        """With tanh, how far pre-activations are below their thresholds."""
+        if self.config.penalty != "tanh":
+            return {}
+        below = functional.relu(self.threshold - fired.pre).sum() / len(x)
+        return {"preact": self.config.preact / self.d_in * below / self.scale}
 
     @torch.no_grad()
-    def initialise(self, sample: Float[Tensor, "row d_in"], generator: torch.Generator) -> None:
+    def initialise(self, sample: Float[Tensor, "row width"], generator: torch.Generator) -> None:
         """As every SAE; thresholds begin at a quantile of the pre-activations."""
         super().initialise(sample, generator)
         self.log_ratio.zero_()
-        some = self._pre(self.centred(sample[:: max(1, len(sample) // 512)]))
+        some = self.preactivations(self.centred(sample[:: max(1, len(sample) // 512), : self.d_in]), Weights(*self.weights()))
         share = min(0.5, self.config.initial_l0 * self.config.target_l0 / self.d_sae)
         place = max(1, round((1 - share) * some.numel()))
         self.base.fill_((some.flatten().kthvalue(place).values / self.scale).clamp(min=1e-3).item())
@@ -120,27 +133,24 @@ class JumpReLU(SAE):
         self.base.copy_(tensors["threshold"].clamp(min=0.0))
         return super().assign(tensors)
 
-    @classmethod
-    def read_config(cls, settings: Mapping[str, Any], d_sae: int) -> dict[str, Any]:
-        """The config as JSON; the target is nominal where another library wrote the file."""
-        config = super().read_config(settings, d_sae)
-        return {**config, "target_l0": min(config["target_l0"], d_sae / 2)}
-
 
 class _Jump(torch.autograd.Function):
-    """`pre · [pre > θ]`; the gradient in θ is -θ/width within half the width around it, on both sides."""
+    """`pre · [pre > θ]`; the gradient in θ is -θ/width within half the width around it, on both sides, and the opposite in pre if asked."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, pre: Tensor, threshold: Tensor, width: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, pre: Tensor, threshold: Tensor, width: Tensor, through: bool) -> Tensor:
         ctx.save_for_backward(pre, threshold, width)
+        ctx.through = through  # pyright: ignore[reportAttributeAccessIssue]
         return pre * (pre > threshold)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         pre, threshold, width = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
-        near = (pre - threshold).abs() < width / 2
-        return grad * (pre > threshold), -(grad * near).sum(0) * threshold / width, None
+        slope = threshold / width
+        pull = grad * ((pre - threshold).abs() < width / 2)
+        direct = grad * (pre > threshold)
+        return torch.addcmul(direct, pull, slope) if ctx.through else direct, -pull.sum(0) * slope, None, None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Count(torch.autograd.Function):
