@@ -168,7 +168,11 @@ def check_reports_what_it_does(kind: type[Dictionary], _folder: Path) -> None:
 
 
 def check_finds_planted_features(kind: type[Dictionary], _folder: Path) -> None:
-    """A few hundred steps find the directions that the activations are made of: mean largest cosine over 0.85, as nested ones reach too."""
+    """A few hundred steps with default settings find the directions that the activations are made of, at the L0 that was asked for.
+
+    Mean largest cosine over 0.85, as nested ones reach too; on rows that training has not seen, L0 within 15 % and FVU below 0.5, as those
+    reach too that an L1 penalty shrinks.
+    """
     if not issubclass(kind, Trainable):
         return
     x, directions = planted(400 * 512, seed=9)
@@ -177,6 +181,12 @@ def check_finds_planted_features(kind: type[Dictionary], _folder: Path) -> None:
     trainer.fit(lambda start: iter(rows.split(512)[start:]))
     cosines = functional.normalize(trainer.dictionary.directions, dim=1) @ directions.T
     assert float(cosines.max(0).values.mean()) > 0.85
+    fresh, _ = planted(2048, seed=11)
+    with torch.no_grad():
+        codes = trainer.dictionary.encode(fresh)
+        error = fresh - trainer.dictionary.decode(codes)
+    assert abs(float(codes.l0().mean()) / L0 - 1) < 0.15
+    assert float(error.square().sum() / (fresh - fresh.mean(0)).square().sum()) < 0.5
 
 
 def check_codes_name_a_feature_once(kind: type[Dictionary], _folder: Path) -> None:

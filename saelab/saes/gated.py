@@ -6,7 +6,7 @@
 
 Rajamanoharan et al. 2024, "Improving dictionary learning with gated sparse autoencoders", https://arxiv.org/abs/2404.16014. The L1 penalty
 shrinks only the gate, so that magnitudes stay right. The step in the gate has no gradient; the last term, in which the starred weights
-are constants, teaches the gate, and never the decoder.
+are constants, teaches the gate, and never the directions of the decoder.
 """
 
 from collections.abc import Mapping

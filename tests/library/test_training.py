@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from saelab.describe import read_log
-from saelab.dictionary import WEIGHTS_FILE, load_dictionary
+from saelab.dictionary import DICTIONARIES, WEIGHTS_FILE, Trainable, load_dictionary
 from saelab.errors import Conflict, Corrupt, Invalid
 from saelab.saes.jumprelu import JumpReLU
 from saelab.saes.topk import TopK
-from saelab.testing import D_IN, L0, NUM_FEATURES, planted
+from saelab.testing import D_IN, L0, NUM_FEATURES, planted, training_rows
 from saelab.training import CHECKPOINT_FILE, LOG_FILE, TrainConfig, Trainer
 
 STEPS = 30
@@ -271,11 +271,11 @@ def test_impossible_settings_are_refused(changes, message):
 
 
 def test_losses_follow_the_golden_trajectory():
-    """Five losses of each SAE on planted features. Rewrite them with SAELAB_GOLDEN=write and look at the difference."""
+    """Five losses of each architecture on planted features. Rewrite them with SAELAB_GOLDEN=write and look at the difference."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        found = {kind.architecture: _losses_of(kind) for kind in (TopK, JumpReLU)}
+        found = {name: _losses_of(DICTIONARIES[name]) for name in DICTIONARIES if issubclass(DICTIONARIES[name], Trainable)}
     finally:
         torch.set_num_threads(threads)
     if os.environ.get("SAELAB_GOLDEN") == "write":
@@ -288,10 +288,10 @@ def test_losses_follow_the_golden_trajectory():
 
 def _losses_of(kind):
     trainer = Trainer(kind.sized(D_IN, NUM_FEATURES, L0), config(steps=25))
-    x, _ = planted(25 * 64, seed=1)
-    trainer.initialise(x)
+    rows = training_rows(trainer.dictionary, planted(25 * 64, seed=1)[0])
+    trainer.initialise(rows)
     losses = []
-    for step, batch in enumerate(x.split(64), 1):
+    for step, batch in enumerate(rows.split(64), 1):
         trainer.step(batch)
         if step % 5 == 0:
             losses.append(round(float(trainer.sums["loss"]), 6))
