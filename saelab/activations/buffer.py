@@ -1,12 +1,12 @@
 """Training straight from the subject, without captured activations: a ring buffer of rows with random replacement in place.
 
 The buffer holds many times more rows than a batch has. A batch takes random slots without repeats, and fresh rows from the subject, which
-reads random windows, come into these very slots: nothing is moved and nothing is permuted. A row stays for `rows / size` batches on average,
-so that the tokens of a window are scattered over as many.
+reads random windows, come into these very slots: nothing is moved and nothing is permuted. A row stays for `rows / size` batches on
+average, so that the tokens of a window are scattered over as many.
 
-Which slots and which windows come follows from the seed and the number of the step. The contents of the buffer are part of its state: it is
-as large as the buffer (600 MB for half a million rows of SmolLM2-135M in bfloat16), but to make the contents again would take a forward
-pass over nearly all windows of the last dozen fillings, and on a GPU perhaps not give the same bits.
+Which slots and which windows come follows from the seed and the number of the step. The contents of the buffer are part of its state. They
+are large (600 MB for half a million rows of SmolLM2-135M in bfloat16), but to make them again would take a forward pass over nearly all
+windows of the last dozen fillings, and on a GPU perhaps not give the same bits.
 """
 
 import os

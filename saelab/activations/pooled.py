@@ -61,7 +61,9 @@ def need_one_width(widths: dict[str, int]) -> None:
     """Raises `Invalid` naming hooks of unlike width."""
     if len(set(widths.values())) > 1:
         listed = ", ".join(f"{hook} has {width}" for hook, width in widths.items())
-        raise Invalid(f"Hooks of unlike width cannot be pooled: {listed}. Pool hooks of one kind, such as hook_resid_post of several blocks.")
+        raise Invalid(
+            f"Hooks of unlike width cannot be pooled: {listed}. Pool hooks of one kind, such as hook_resid_post of several blocks."
+        )
 
 
 def _marked(chunk: Chunk, hook: int) -> Chunk:

@@ -19,8 +19,8 @@ from saelab.corpus import Corpus
 class SubjectStore(ActivationStore):
     """The activations of a corpus at one or several hooks, read by running the subject: one forward pass serves all hooks.
 
-    It has the chunks of a captured store with the same config, and needs no disk. How many rows are massive shows only when a chunk is read,
-    so its counts are upper bounds (`exact` is False).
+    It has the chunks of a captured store with the same config, and needs no disk. How many rows are massive shows only when a chunk is
+    read, so that its counts are upper bounds (`exact` is False).
 
     Arguments:
     - `subject`: the subject.
