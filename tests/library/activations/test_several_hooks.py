@@ -127,7 +127,7 @@ def test_stores_of_unlike_captures_are_refused_with_what_differs(stores: list[Ac
         with pytest.raises(Invalid, match="two hooks at least"):
             kind([stores[0]])
     wide = MemoryStore.of_vectors(torch.zeros(5, 3))
-    wide.hook = 'wide'
+    wide.hook = "wide"
     with pytest.raises(Invalid, match="unlike width cannot be pooled: wide has 3, vectors has 4"):
         PooledStore([wide, MemoryStore.of_vectors(torch.zeros(5, 4))])
 

@@ -71,7 +71,8 @@ def test_more_rows_move_none_between_training_and_held_out(tmp_path: Path):
     as_npy(tmp_path / "few.npy", X[:700])
     as_npy(tmp_path / "many.npy")
     few, many = (
-        torch.cat([chunk.window for chunk in VectorStore(Vectors(file=str(tmp_path / name))).chunks(True)]) for name in ("few.npy", "many.npy")
+        torch.cat([chunk.window for chunk in VectorStore(Vectors(file=str(tmp_path / name))).chunks(True)])
+        for name in ("few.npy", "many.npy")
     )
     assert few.tolist() == [row for row in many.tolist() if row < 700]
 
