@@ -3,7 +3,6 @@
 import ctypes
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Union
 
@@ -12,10 +11,12 @@ from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional
 
 from saelab import recipes, stages
+from saelab.activations.buffer import BufferConfig
 from saelab.activations.capture import CaptureConfig
+from saelab.activations.vectors import VECTORS, Vectors
 from saelab.analyses.quality import EvaluateConfig
 from saelab.dictionary import DICTIONARIES, Trainable
-from saelab.errors import Conflict, Invalid, SaelabError, unknown
+from saelab.errors import Invalid, SaelabError, unknown
 from saelab.features.collect import CollectConfig
 from saelab.lab import Lab
 from saelab.labellers.base import LABELLERS, Labeller
@@ -28,11 +29,10 @@ from saelab.saes.topk import TopK
 from saelab.scorers.base import SCORERS, Scorer
 from saelab.scorers.rule_detection import RuleDetection
 from saelab.steering import steer
-from saelab.subject import SubjectConfig
 from saelab.texts.base import TEXTS, TextSource
 from saelab.texts.bundled import Bundled
 from saelab.training import TrainConfig
-from saelab.values import from_dict, value
+from saelab.values import value
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # numbers of <malloc.h>
 
@@ -114,6 +114,14 @@ class Train:
     """Passes over the training activations; none for `--train.steps` optimiser steps."""
     train: TrainConfig = TrainConfig()
     """The trainer."""
+    stream: bool = False
+    """Train straight from the model, without captured activations on disk."""
+    buffer: BufferConfig = BufferConfig()
+    """The buffer between model and training, with `--stream`."""
+    vectors: str | None = None
+    """Train on the vectors of this file (.npy, .safetensors, .parquet), without model and text."""
+    tensor: str | None = None
+    """Name of the tensor or column in it, where it holds more than one."""
     texts: Texts | None = None
     """Where the documents come from, where the run has not been read yet; none for the bundled corpus."""
     sae: Sae = TopK.Config()
@@ -122,29 +130,18 @@ class Train:
     def __call__(self) -> None:
         """Does it."""
         run = Run(self.run)
-        self._read(run)
-        hook = self.hook or middle_hook(run)
-        self._capture(run, hook)
+        hook = VECTORS if self.vectors else recipes.prepared(run, self.model, self.texts, self.hook, captured=not self.stream)
         source = self.source or stages.source_name(hook, stages.architecture_of(self.sae).architecture)
-        stages.train(run, stages.TrainStage(hook=hook, source=source, epochs=self.epochs, train=self.train), self.sae)
+        config = stages.TrainStage(
+            hook=hook,
+            source=source,
+            epochs=self.epochs,
+            train=self.train,
+            stream=self.buffer if self.stream else None,
+            vectors=Vectors(file=self.vectors, tensor=self.tensor) if self.vectors else None,
+        )
+        stages.train(run, config, self.sae)
         OUT.print(f"{run.path / 'dictionaries' / source}")
-
-    def _read(self, run: Run) -> None:
-        done = run.manifest("read")
-        if done is None:
-            subject = SubjectConfig(model=self.model) if self.model else SubjectConfig()
-            stages.read(run, stages.ReadConfig(subject=subject), self.texts or Bundled())
-        elif self.texts is not None or self.model not in {None, done.config["subject"]["model"]}:
-            raise Conflict(
-                f"{run.path} has already been read, with the model {done.config['subject']['model']!r}. Leave out --model and texts to "
-                "train on it, or use another run folder."
-            )
-
-    def _capture(self, run: Run, hook: str) -> None:
-        """As the run's other hooks were captured, where it has any."""
-        done = run.manifest("capture")
-        config = from_dict(CaptureConfig, done.config) if done else CaptureConfig(hooks=(hook,))
-        stages.capture(run, replace(config, hooks=(hook,)))
 
 
 @value
@@ -324,20 +321,13 @@ def _keep_freed_memory() -> None:
             mallopt(parameter, 2**30)
 
 
-def middle_hook(run: Run) -> str:
-    """The residual stream after the middle block of a run's subject; or the hook that has been captured, where there is just one."""
-    captured = run.manifest("capture")
-    if captured is not None and len(captured.facts["hooks"]) == 1:
-        return captured.facts["hooks"][0]
-    return f"blocks.{(stages.run_subject(run).num_layers - 1) // 2}.hook_resid_post"
-
-
 def _show_quality(quality: Quality) -> None:
     def line(name: str, found: Estimate) -> str:
         interval = f"  [{found.low:.4f}, {found.high:.4f}]" if found.low is not None and found.high is not None else ""
         return f"{name:<22}{found.value:>10.4f}{interval}"
 
     names = ("fvu", "l0", "ce_clean", "ce_increase", "ce_recovered", "kl", "kl_recovered", "dead", "dense")
-    OUT.print("\n".join(line(name, getattr(quality, name)) for name in names))
+    OUT.print("\n".join(line(name, found) for name in names if (found := getattr(quality, name)) is not None))
     for name, fvu in quality.controls.items():
-        OUT.print(f"{'control ' + name:<22}{fvu:>10.4f} fvu, {quality.control_ce_increase[name]:.4f} ce_increase")
+        increase = f", {quality.control_ce_increase[name]:.4f} ce_increase" if name in quality.control_ce_increase else ""
+        OUT.print(f"{'control ' + name:<22}{fvu:>10.4f} fvu{increase}")

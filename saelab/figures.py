@@ -77,12 +77,11 @@ def histogram(counts: Histogram) -> go.Figure:
 
 
 def quality(report: Quality) -> go.Figure:
-    """The dictionary beside its controls: variance unexplained on the left, increase of the next-token loss on the right."""
-    names = ["dictionary", *(name for name in report.controls if name in report.control_ce_increase)]
-    panels = (
-        ("FVU", report.fvu.value, report.controls),
-        ("CE increase, nats", report.ce_increase.value, report.control_ce_increase),
-    )
+    """The dictionary beside its controls: variance unexplained, and increase of the next-token loss where it was measured."""
+    panels = [("FVU", report.fvu.value, report.controls)]
+    if report.ce_increase is not None:
+        panels.append(("CE increase, nats", report.ce_increase.value, report.control_ce_increase))
+    names = ["dictionary", *(name for name in report.controls if all(name in controls for _, _, controls in panels))]
     figure = _figure(f"Quality at L0 = {report.l0.value:.3g}, held-out documents", "", "")
     for number, (title, own, controls) in enumerate(panels, start=1):
         values = [own, *(controls[name] for name in names[1:])]
@@ -97,12 +96,10 @@ def quality(report: Quality) -> go.Figure:
             showlegend=False,
         )
     axis = {"gridcolor": _GRID, "rangemode": "tozero", "zeroline": False}
-    figure.update_layout(
-        xaxis={"domain": [0.0, 0.44]},
-        xaxis2={"domain": [0.56, 1.0], "anchor": "y2"},
-        yaxis={"title": {"text": panels[0][0]}, **axis},
-        yaxis2={"title": {"text": panels[1][0]}, "anchor": "x2", **axis},
-    )
+    figure.update_layout(xaxis={"domain": [0.0, 0.44]}, yaxis={"title": {"text": panels[0][0]}, **axis})
+    if len(panels) > 1:
+        right = {"title": {"text": panels[1][0]}, "anchor": "x2", **axis}
+        figure.update_layout(xaxis2={"domain": [0.56, 1.0], "anchor": "y2"}, yaxis2=right)
     return figure
 
 

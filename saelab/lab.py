@@ -8,7 +8,10 @@ from pathlib import Path
 import torch
 
 from saelab.activations.base import ActivationStore
+from saelab.activations.buffer import BufferConfig
 from saelab.activations.disk import DiskStore
+from saelab.activations.stream import SubjectStore
+from saelab.activations.vectors import Vectors, VectorStore
 from saelab.corpus import Corpus, TokenPolicy
 from saelab.dictionary import Dictionary, load_dictionary
 from saelab.errors import Invalid
@@ -35,6 +38,12 @@ def run_subject(run: Run) -> Subject:
     return load_subject(from_dict(SubjectConfig, {**manifest.config["subject"], "dtype": manifest.facts["dtype"]}))
 
 
+def stored(run: Run, hook: str) -> DiskStore:
+    """The captured activations of a hook. Raises `NotFound` with the command that captures them."""
+    run.need("capture")
+    return DiskStore(run.activations(hook))
+
+
 class Lab:
     """One dictionary of a run with everything that belongs to it.
 
@@ -51,15 +60,30 @@ class Lab:
         self.source = self.folder.path.name
 
     @cached_property
+    def vectors(self) -> Vectors | None:
+        """The file that the dictionary was trained on, where that was no text."""
+        found = self.folder.need("train").config.get("vectors")
+        return None if found is None else from_dict(Vectors, found)
+
+    @cached_property
     def subject(self) -> Subject:
-        """The model under study, in the number format that the run began with."""
+        """The model under study, in the number format that the run began with. Raises `Invalid` for a dictionary of bare vectors."""
+        self._need_text()
         return run_subject(self.run)
 
     @cached_property
     def corpus(self) -> Corpus:
-        """The token windows."""
+        """The token windows. Raises `Invalid` for a dictionary of bare vectors."""
+        self._need_text()
         self.run.need("read")
         return Corpus.open(self.run.corpus)
+
+    def _need_text(self) -> None:
+        if self.vectors is not None:
+            raise Invalid(
+                f"{self.source} was trained on the vectors of {self.vectors.file}, which come from no text: it has no subject, and so "
+                "neither examples nor labels nor steering. `saelab evaluate` works, without next-token losses."
+            )
 
     @property
     def policy(self) -> TokenPolicy:
@@ -80,9 +104,15 @@ class Lab:
 
     @cached_property
     def store(self) -> ActivationStore:
-        """The captured activations of the dictionary's hook."""
-        self.run.need("capture")
-        return DiskStore(self.run.activations(self.hook))
+        """The activations of the dictionary's hook: those that it was trained on, captured, read from the subject, or from a file."""
+        stream = self.folder.need("train").config.get("stream")
+        if self.vectors is not None:
+            return VectorStore(self.vectors)
+        if stream is None:
+            return stored(self.run, self.hook)
+        origin = self.dictionary.provenance
+        assert origin is not None, "a dictionary of a run knows its hook"
+        return SubjectStore(self.subject, self.corpus, from_dict(BufferConfig, stream), (self.hook,), {self.hook: origin.max_norm})
 
     @cached_property
     def features(self) -> FeatureStore:

@@ -1,12 +1,13 @@
 """Recipes: a config for every stage. A recipe is a function; a variation calls one and replaces a field."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from saelab import stages
 from saelab.activations.capture import CaptureConfig
 from saelab.analyses.quality import EvaluateConfig
+from saelab.errors import Conflict
 from saelab.features.collect import CollectConfig
 from saelab.labellers.base import Labeller
 from saelab.labellers.rules import Rules
@@ -19,6 +20,7 @@ from saelab.texts.base import TextSource
 from saelab.texts.bundled import Bundled
 from saelab.texts.toy import ToyTexts
 from saelab.training import TrainConfig
+from saelab.values import from_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,3 +85,39 @@ def make(run: Run, recipe: Recipe) -> None:
     stages.collect(run, recipe.collect, source)
     stages.label(run, recipe.labeller, source)
     stages.score(run, recipe.scorer, source)
+
+
+def prepared(run: Run, model: str | None, texts: TextSource | None, hook: str | None, captured: bool = True) -> str:
+    """Reads and captures what a training needs, where the run has not yet, and gives the hook.
+
+    Arguments:
+    - `model`: the model of a run that has not been read; none for the default one, or for the run's.
+    - `texts`: where its documents come from; none for the bundled corpus, or for the run's.
+    - `hook`: where the dictionary shall read; none for `middle_hook`.
+    - `captured`: whether activations are needed; a training straight from the model needs none.
+
+    Raises `Conflict` for a model or texts that are not those that the run was read with.
+    """
+    done = run.manifest("read")
+    if done is None:
+        subject = SubjectConfig(model=model) if model else SubjectConfig()
+        stages.read(run, stages.ReadConfig(subject=subject), texts or Bundled())
+    elif texts is not None or model not in {None, done.config["subject"]["model"]}:
+        raise Conflict(
+            f"{run.path} has already been read, with the model {done.config['subject']['model']!r}. Leave out --model and texts to "
+            "train on it, or use another run folder."
+        )
+    hook = hook or middle_hook(run)
+    if captured:
+        earlier = run.manifest("capture")  # as the run's other hooks were captured, where it has any
+        config = from_dict(CaptureConfig, earlier.config) if earlier else CaptureConfig(hooks=(hook,))
+        stages.capture(run, replace(config, hooks=(hook,)))
+    return hook
+
+
+def middle_hook(run: Run) -> str:
+    """The residual stream after the middle block of a run's subject; or the hook that has been captured, where there is just one."""
+    captured = run.manifest("capture")
+    if captured is not None and len(captured.facts["hooks"]) == 1:
+        return captured.facts["hooks"][0]
+    return f"blocks.{(stages.run_subject(run).num_layers - 1) // 2}.hook_resid_post"

@@ -255,27 +255,30 @@ class FeaturePage:
 
 @value
 class Quality:
-    """How well a dictionary stands for the subject's activations, on held-out documents."""
+    """How well a dictionary stands for the subject's activations, on held-out documents.
+
+    Next-token losses (`ce_...`, `kl...`) are null for a dictionary of bare vectors, which come from no text.
+    """
 
     fvu: Estimate
     """Fraction of variance unexplained: sum of squared error over sum of squares around the mean."""
     l0: Estimate
     """Mean number of active features a token."""
-    ce_clean: Estimate
+    ce_clean: Estimate | None = None
     """Next-token loss of the subject itself, nats."""
-    ce_spliced: Estimate
+    ce_spliced: Estimate | None = None
     """Next-token loss with the reconstruction in place of the activation, nats."""
-    ce_increase: Estimate
+    ce_increase: Estimate | None = None
     """`ce_spliced` minus `ce_clean`, nats."""
-    ce_mean_ablated: Estimate
+    ce_mean_ablated: Estimate | None = None
     """Next-token loss with every activation replaced by the mean, nats."""
-    ce_zero_ablated: Estimate
+    ce_zero_ablated: Estimate | None = None
     """Next-token loss with every activation replaced by zero, nats."""
-    ce_recovered: Estimate
+    ce_recovered: Estimate | None = None
     """(ce_mean_ablated - ce_spliced) / (ce_mean_ablated - ce_clean)."""
-    kl: Estimate
+    kl: Estimate | None = None
     """Mean KL divergence from the subject's prediction to the prediction with the reconstruction, nats."""
-    kl_recovered: Estimate
+    kl_recovered: Estimate | None = None
     """1 - KL with the reconstruction / KL with the mean."""
     dead: Estimate
     """Share of features that never fired on the tokens looked at."""

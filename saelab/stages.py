@@ -7,12 +7,16 @@ names the field.
 import re
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from saelab.activations.base import ActivationStore
+from saelab.activations.buffer import BufferConfig, RingBuffer
 from saelab.activations.capture import CaptureConfig
 from saelab.activations.capture import capture as capture_activations
-from saelab.activations.disk import DiskStore
 from saelab.activations.shuffle import batches, steps_of
+from saelab.activations.stream import SubjectStore
+from saelab.activations.vectors import VECTORS, Vectors, VectorStore
 from saelab.analyses.quality import EvaluateConfig
 from saelab.analyses.quality import evaluate as measure_quality
 from saelab.corpus import Corpus, TokenPolicy, read_corpus
@@ -22,14 +26,14 @@ from saelab.features.collect import CollectConfig, forget
 from saelab.features.collect import collect as collect_features
 from saelab.features.geometry import logit_lens, neighbours
 from saelab.features.write import write_features
-from saelab.lab import Lab, load_subject, run_subject
+from saelab.lab import Lab, load_subject, run_subject, stored
 from saelab.labellers.base import LABELLERS, Labeller, label_features
 from saelab.registry import Registry
 from saelab.run import Run, differences, write_atomically
 from saelab.scorers.base import SCORERS, Scorer, score_features
 from saelab.subject import SubjectConfig
 from saelab.texts.base import TEXTS, TextSource
-from saelab.training import TrainConfig, Trainer
+from saelab.training import Batches, TrainConfig, Trainer
 from saelab.values import to_dict, to_json, value
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -61,6 +65,10 @@ class TrainStage:
     """Passes over the training activations; none for `train.steps` optimiser steps."""
     train: TrainConfig = TrainConfig()
     """The trainer's own settings."""
+    stream: BufferConfig | None = None
+    """Train straight from the subject through such a buffer, without captured activations; none to train on those of `capture`."""
+    vectors: Vectors | None = None
+    """Train on vectors from a file, without subject and text; `hook` is then `vectors`."""
 
 
 def read(run: Run, config: ReadConfig, texts: TextSource) -> None:
@@ -108,20 +116,18 @@ def train(run: Run, config: TrainStage, sae: Any) -> None:  # noqa: ANN401 - the
     described = {**to_dict(config), "sae": {"kind": kind.architecture, **to_dict(sae)}}
     if folder.done("train", described):
         return
-    manifest = run.need("read")
-    run.need("capture")
     began = time.monotonic()
-    store = DiskStore(run.activations(config.hook))
+    store, model, dtype = _activations(run, config)
     settings = config.train
     if config.epochs is not None:
         settings = replace(settings, steps=steps_of(store, settings.batch_size, config.epochs))
     if settings.precision == "auto":
-        settings = replace(settings, precision="bf16" if manifest.facts["dtype"] == "bfloat16" else "fp32")
+        settings = replace(settings, precision="bf16" if dtype == "bfloat16" else "fp32")
     dictionary = kind(store.d_in, sae)
     policy = store.policy
     dictionary.provenance = Provenance(
-        model=manifest.facts["model"],
-        hook=config.hook,
+        model=model,
+        hook=store.hook,
         context=policy.context,
         prepend_bos=policy.prepend_bos,
         skip_first=policy.skip_first,
@@ -129,11 +135,11 @@ def train(run: Run, config: TrainStage, sae: Any) -> None:  # noqa: ANN401 - the
         max_norm=store.max_norm,
     )
     trainer = Trainer(dictionary, settings, folder.path)
-    trainer.fit(lambda step: batches(store, settings.batch_size, seed=settings.seed, start_step=step))
+    trainer.fit(_batches(store, config, settings))
     facts = {
         "architecture": kind.architecture,
-        "model": manifest.facts["model"],
-        "hook": config.hook,
+        "model": model,
+        "hook": store.hook,
         "d_in": dictionary.d_in,
         "d_sae": dictionary.d_sae,
         "steps": settings.steps,
@@ -141,6 +147,26 @@ def train(run: Run, config: TrainStage, sae: Any) -> None:  # noqa: ANN401 - the
         "train_seconds": round(trainer.seconds, 1),
     }
     folder.finish("train", described, facts, began)
+
+
+def _activations(run: Run, config: TrainStage) -> tuple[ActivationStore, str, str]:
+    """What a training reads, the id of the subject that it comes from, and the subject's number format."""
+    if config.vectors is not None:
+        if config.hook != VECTORS or config.stream is not None:
+            raise Invalid(f"Vectors from a file come from no subject: give the hook as {VECTORS!r}, and do not stream.")
+        return VectorStore(config.vectors), Path(config.vectors.file).stem, "float32"
+    facts = run.need("read").facts
+    if config.stream is None:
+        return stored(run, config.hook), facts["model"], facts["dtype"]
+    store = SubjectStore(run_subject(run), Corpus.open(run.corpus), config.stream, (config.hook,))
+    return store, facts["model"], facts["dtype"]
+
+
+def _batches(store: ActivationStore, config: TrainStage, settings: TrainConfig) -> Batches:
+    if config.stream is not None:
+        assert isinstance(store, SubjectStore), "a stream comes from a subject"
+        return RingBuffer(store, config.stream.rows, settings.batch_size, settings.seed)
+    return lambda step: batches(store, settings.batch_size, settings.seed, settings.steps, step)
 
 
 def evaluate(run: Run, config: EvaluateConfig, source: str | None = None) -> None:
@@ -208,6 +234,8 @@ def architecture_of(sae: object) -> type[Trainable]:
 
 def source_name(hook: str, architecture: str) -> str:
     """The usual name of a dictionary: `blocks.14.hook_resid_post` and `topk` give `14-res-topk`."""
+    if hook == VECTORS:
+        return f"{VECTORS}-{architecture}"
     _, layer, place = hook.split(".", 2)
     short = {
         "hook_resid_post": "res",

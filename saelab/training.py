@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from saelab.activations.base import Resumable
 from saelab.describe import read_log
 from saelab.dictionary import Losses, Trainable, save_dictionary
 from saelab.errors import Conflict, Corrupt, Invalid
@@ -33,9 +34,11 @@ LOG_FILE = "log.jsonl"
 """The training log, a `LogRow` a line."""
 _DEAD_EVERY = 16
 """Steps from one look at which features are dead to the next: the look waits for the device."""
+_SOURCES = {True: "straight from a subject", False: "on captured activations"}
 
 Batches = Callable[[int], Iterator[Float[Tensor, "row width"]]]
-"""An iterator over the run's batches, from a given step on: the same batches at every call."""
+"""An iterator over the run's batches, from a given step on: the same batches at every call. Those that are `Resumable` have their state in
+the checkpoint."""
 
 
 @value
@@ -97,6 +100,7 @@ class Trainer:
         self.dead: Int[Tensor, " dead"] = self.idle.new_zeros(0)
         self.sums: dict[str, Tensor] = {}
         self._window = (0, 0.0)
+        self._resumable: Resumable | None = None
 
     def initialise(self, sample: Float[Tensor, "row width"]) -> None:
         """Sets the weights from the seed and a sample of training rows; `fit` does it with the first batches."""
@@ -172,6 +176,7 @@ class Trainer:
         early, have another width than the dictionary, or make training diverge.
         """
         config, size = self.config, self.config.batch_size
+        self._resumable = batches if isinstance(batches, Resumable) else None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             if not self._resume():
@@ -213,6 +218,7 @@ class Trainer:
         for name, parameter in self.dictionary.named_parameters():
             state |= {f"adam.{name}.{part}": tensor for part, tensor in self.optimiser.state[parameter].items()}
         state |= {f"sum.{name}": tensor for name, tensor in self.sums.items()}
+        state |= {f"batches.{name}": tensor for name, tensor in (self._resumable.state() if self._resumable else {}).items()}
         return {**state, "idle": self.idle, "dead": self.dead, "rng": torch.get_rng_state()}
 
     def _save(self, file: Path) -> None:
@@ -250,6 +256,11 @@ class Trainer:
         if changed:
             lines = "\n".join(f"  {line}" for line in changed)
             raise Conflict(f"{file} was made with another config:\n{lines}\nUse another folder, or delete the file to train anew.")
+        batches = {key.removeprefix("batches."): tensor for key, tensor in state.items() if key.startswith("batches.")}
+        if bool(batches) != bool(self._resumable):
+            raise Conflict(f"{file} was made {_SOURCES[bool(batches)]}, not {_SOURCES[not batches]}. Delete it to train anew.")
+        if self._resumable:
+            self._resumable.load(batches)
         self.dictionary.load_state_dict({name: state[f"weights.{name}"] for name in self.dictionary.state_dict()})
         for name, parameter in self.dictionary.named_parameters():
             parts = [key for key in state if key.startswith(f"adam.{name}.")]

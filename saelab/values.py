@@ -5,10 +5,15 @@ with the place where it stands, so that a typo in a config can never be ignored.
 OpenAPI description and its TypeScript comment.
 """
 
+import ast
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
+from itertools import pairwise
+from textwrap import dedent
+from types import MappingProxyType
 from typing import Any, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -30,9 +35,22 @@ _CONFIG = ConfigDict(
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def value(cls: _Class) -> _Class:
-    """Makes a class a frozen, keyword-only dataclass whose JSON is strict."""
+    """Makes a class a frozen, keyword-only dataclass whose JSON is strict. It may add fields to those of another value."""
     cls.__pydantic_config__ = _CONFIG
+    for base in cls.__mro__[1:]:
+        if "__pydantic_config__" in vars(base):
+            _describe(base)
     return dataclass(frozen=True, kw_only=True)(cls)
+
+
+def _describe(base: type) -> None:
+    """Puts the strings under the fields of a base into the fields: pydantic looks for them only in the class itself."""
+    (body,) = ast.parse(dedent(inspect.getsource(base))).body
+    assert isinstance(body, ast.ClassDef), "a base is a class"
+    for item, below in pairwise(body.body):
+        if isinstance(item, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            field = base.__dataclass_fields__[ast.unparse(item.target)]
+            field.metadata = MappingProxyType({"description": inspect.cleandoc(str(below.value.value))})
 
 
 @cache

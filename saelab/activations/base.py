@@ -1,14 +1,40 @@
 """Activations with the place that each of them comes from, and the stores that hold them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.corpus import TokenPolicy
 from saelab.errors import Invalid
+from saelab.values import to_dict
+
+StoreDtype = Literal["bfloat16", "float32"]
+"""What activations are stored as."""
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """Training batches with a state of their own.
+
+    Like all batches they can be asked for from any step on and are the same at every call. Making them from the beginning may take long;
+    the state is the short way: `Trainer` keeps it in its checkpoint and gives it back before it asks for the batches that are left.
+    """
+
+    def __call__(self, step: int) -> Iterator[Float[Tensor, "row width"]]:
+        """The batches from a step on."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What is needed to go on after the last batch that was handed out; tensors in use, not copies."""
+        ...
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Takes up a state. Raises `Conflict` for one of other batches than these."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -24,6 +50,8 @@ class Chunk:
     """Number of the window in the corpus."""
     position: Int[Tensor, " row"]
     """Position in the window."""
+    hook: Int[Tensor, " row"] | None = None
+    """Number of the hook that each row was taken at, where a store pools several; none where there is one."""
 
 
 class ActivationStore(ABC):
@@ -37,6 +65,8 @@ class ActivationStore(ABC):
     """How the windows were made, and which positions count."""
     max_norm: float | None
     """Norm above which an activation is massive and left out; none where all are kept."""
+    exact: bool = True
+    """Whether `chunk_rows` is exact. A store that runs the subject as it is read counts massive activations too, until it meets them."""
 
     @abstractmethod
     def chunk_rows(self, held_out: bool | None = None) -> tuple[int, ...]:
@@ -49,6 +79,15 @@ class ActivationStore(ABC):
     @abstractmethod
     def chunk(self, number: int, held_out: bool | None = None) -> Chunk:
         """One chunk, or its part that is held out, or the rest of it. Raises `Corrupt` naming a file that is torn."""
+
+    def places(self, number: int, held_out: bool | None = None) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
+        """Window and position of each row of a chunk."""
+        chunk = self.chunk(number, held_out)
+        return chunk.window, chunk.position
+
+    def described(self) -> dict[str, Any]:
+        """What the stores of one capture have in common, as JSON: stores that differ here cannot be put together."""
+        return {"policy": to_dict(self.policy), "chunks": len(self.chunk_rows())}
 
     @property
     def num_rows(self) -> int:
@@ -79,5 +118,10 @@ def part_of(chunk: Chunk, is_held_out: Tensor, held_out: bool | None) -> Chunk:
     """The rows of a chunk that are of one kind, by a mask of the held-out ones."""
     if held_out is None:
         return chunk
-    kept = is_held_out if held_out else ~is_held_out
-    return Chunk(x=chunk.x[kept], window=chunk.window[kept], position=chunk.position[kept])
+    return rows_of(chunk, is_held_out if held_out else ~is_held_out)
+
+
+def rows_of(chunk: Chunk, kept: Tensor) -> Chunk:
+    """Some rows of a chunk, by a mask or by their numbers; these lie on the CPU, wherever the activations do."""
+    hook = None if chunk.hook is None else chunk.hook[kept]
+    return Chunk(x=chunk.x[kept.to(chunk.x.device)], window=chunk.window[kept], position=chunk.position[kept], hook=hook)

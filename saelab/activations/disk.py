@@ -9,23 +9,22 @@ import json
 import zlib
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from saelab.activations.base import ActivationStore, Chunk, part_of
+from saelab.activations.base import ActivationStore, Chunk, StoreDtype, part_of
 from saelab.corpus import TokenPolicy
 from saelab.errors import Conflict, Corrupt, NotFound
 from saelab.run import differences, read_saved, write_atomically
 from saelab.values import from_json, to_dict, to_json, value
 
 FORMAT = 1
-StoreDtype = Literal["bfloat16", "float32"]
-"""What activations are stored as."""
+_CHECKED_BYTES = 2**22
 _Tensors = dict[str, Tensor]
 
 
@@ -118,10 +117,22 @@ class DiskStore(ActivationStore):
         """One shard, or its part of one kind. Raises `Corrupt` naming a shard that is torn."""
         file, facts = shard_file(self.folder, number), self.index.shards[number]
         if number not in self._tested:
-            if zlib.crc32(file.read_bytes()) != facts.crc32:
+            if _checksum(file) != facts.crc32:
                 raise _torn(file, "its checksum is not the one that was written")
             self._tested.add(number)
-        tensors = _read(file)[1]
+        return self._part(number, held_out)
+
+    def places(self, number: int, held_out: bool | None = None) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
+        """Window and position of each row of a shard; the activations are not read. Raises `Corrupt` naming a shard that is torn."""
+        chunk = self._part(number, held_out)
+        return chunk.window, chunk.position
+
+    def described(self) -> dict[str, Any]:
+        """What stores of one capture share: the whole plan but for the hook and its limit."""
+        return {**to_dict(self.index.plan), "hook": None, "max_norm": None}
+
+    def _part(self, number: int, held_out: bool | None) -> Chunk:
+        tensors = _read(shard_file(self.folder, number))[1]
         chunk = Chunk(x=tensors["x"], window=tensors["window"].long(), position=tensors["position"].long())
         return part_of(chunk, tensors["held_out"].bool(), held_out)
 
@@ -184,6 +195,18 @@ class StoreWriter:
 def shard_file(folder: Path, number: int) -> Path:
     """The file of a shard."""
     return folder / f"{number:05d}.safetensors"
+
+
+def _checksum(file: Path) -> int:
+    """Of the bytes of a file, without holding them all. Raises `Corrupt` where they cannot be read."""
+    checksum = 0
+    try:
+        with file.open("rb") as opened:
+            while part := opened.read(_CHECKED_BYTES):
+                checksum = zlib.crc32(part, checksum)
+    except OSError as error:
+        raise _torn(file, str(error)) from None
+    return checksum
 
 
 def _read(file: Path) -> tuple[StorePlan, _Tensors]:

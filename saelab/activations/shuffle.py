@@ -9,10 +9,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.activations.base import ActivationStore
+from saelab.activations.prefetch import ahead
 from saelab.errors import Invalid
 
 SHUFFLE_ROWS = 2**20
-"""Rows that are shuffled among each other, at most (or one chunk, where that is more): they are held in memory."""
+"""Rows that are shuffled among each other, at most (or one chunk, where that is more). Two such groups are held in memory: the one in use,
+and the next one, which is read meanwhile."""
+
+_SAMPLE_FROM = 4
+"""Rows that a sample is drawn from for each row of it, where reading one costs a forward pass."""
 
 
 def batches(
@@ -28,7 +33,7 @@ def batches(
 
     In an epoch every row comes once. The chunks are put in random order and gathered into groups of up to `shuffle_rows` rows, and the
     rows of a group are put in random order: a small store is one group, shuffled as a whole. The orders follow from seed, epoch and group
-    alone, so that batch n is the same whether the stream began at 0 or at n.
+    alone, so that batch n is the same whether the stream began at 0 or at n. A thread reads and checks the next group while one is in use.
 
     Arguments:
     - `size`: rows of a batch.
@@ -36,7 +41,8 @@ def batches(
     - `start_step`: number of the step to begin with.
     - `held_out`: only held-out documents, only the others, or all.
 
-    Raises `Invalid` for a size below 1 or a store without such rows, `Corrupt` naming a torn shard.
+    Raises `Invalid` for a size below 1, a store without such rows, or one that runs the subject, whose rows are not known beforehand;
+    `Corrupt` naming a torn shard.
     """
     if size < 1 or start_step < 0 or shuffle_rows < 1:
         raise Invalid(
@@ -44,7 +50,12 @@ def batches(
         )
     if steps is not None and start_step >= steps:
         return
-    rows = _rows(store, seed, start_step * size, held_out, shuffle_rows)
+    if not store.exact:
+        raise Invalid(
+            f"The activations of {store.hook} are read from the subject as they are needed, so they cannot be shuffled as a whole. Train "
+            "on them through a RingBuffer, or capture them first."
+        )
+    rows = ahead(_rows(store, seed, start_step * size, None if steps is None else steps * size, held_out, shuffle_rows))
     gathered: list[Tensor] = []
     lacking, step = size, start_step
     for group, order in rows:
@@ -72,34 +83,52 @@ def steps_of(store: ActivationStore, size: int, epochs: float) -> int:
 
 
 def first_rows(store: ActivationStore, num_rows: int, seed: int, held_out: bool | None = False) -> Float[Tensor, "row d_in"]:
-    """A random sample of rows, without repeats: `num_rows`, or all where there are fewer."""
+    """A random sample of rows, without repeats: `num_rows`, or all where there are fewer.
+
+    It is taken from as few groups of chunks as hold it; from smaller groups where the store has to run the subject for them.
+    """
     size = min(num_rows, store.need_rows(held_out))
-    return next(batches(store, size, seed, held_out=held_out))
+    among = SHUFFLE_ROWS if store.exact else min(SHUFFLE_ROWS, _SAMPLE_FROM * size)
+    gathered: list[Tensor] = []
+    for number, chunks in enumerate(_groups(store.chunk_rows(held_out), among, seeded(seed, 0))):
+        group = _gathered(store, chunks, held_out)
+        order = torch.randperm(len(group), generator=seeded(seed, 0, number))
+        gathered.append(group[order[:size]].float())
+        size -= len(gathered[-1])
+        if not size:
+            break
+    return torch.cat(gathered)
 
 
-def _rows(store: ActivationStore, seed: int, skip: int, held_out: bool | None, shuffle_rows: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Groups of rows, and the order of each, from the row of the endless stream numbered `skip`."""
+def _rows(
+    store: ActivationStore, seed: int, skip: int, stop: int | None, held_out: bool | None, shuffle_rows: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Groups of rows, and the order of each, from the row of the endless stream numbered `skip` to the group that holds the last needed."""
     counts = store.chunk_rows(held_out)
     total = store.need_rows(held_out)
     for epoch in count(skip // total):
         begin = epoch * total
-        for number, chunks in enumerate(_groups(counts, shuffle_rows, _generator(seed, epoch))):
+        for number, chunks in enumerate(_groups(counts, shuffle_rows, seeded(seed, epoch))):
+            if stop is not None and begin >= stop:
+                return
             end = begin + sum(counts[chunk] for chunk in chunks)
             if end > skip:
-                order = torch.randperm(end - begin, generator=_generator(seed, epoch, number))
-                yield _gathered(store, chunks, held_out, end - begin), order[max(0, skip - begin) :]
+                order = torch.randperm(end - begin, generator=seeded(seed, epoch, number))
+                yield _gathered(store, chunks, held_out), order[max(0, skip - begin) :]
             begin = end
 
 
-def _gathered(store: ActivationStore, chunks: list[int], held_out: bool | None, rows: int) -> Tensor:
+def _gathered(store: ActivationStore, chunks: list[int], held_out: bool | None) -> Tensor:
+    """The rows of some chunks, one chunk in memory at a time beside them."""
+    counts = store.chunk_rows(held_out)
     first = store.chunk(chunks[0], held_out).x
-    group = torch.empty(rows, store.d_in, dtype=first.dtype)
+    group = torch.empty(sum(counts[chunk] for chunk in chunks), store.d_in, dtype=first.dtype)
     begin = 0
     for chunk in chunks:
-        x = store.chunk(chunk, held_out).x
+        x = first if chunk == chunks[0] else store.chunk(chunk, held_out).x
         group[begin : begin + len(x)] = x
         begin += len(x)
-    return group
+    return group[:begin]
 
 
 def _groups(counts: tuple[int, ...], shuffle_rows: int, noise: torch.Generator) -> Iterator[list[int]]:
@@ -117,6 +146,7 @@ def _groups(counts: tuple[int, ...], shuffle_rows: int, noise: torch.Generator) 
         yield group
 
 
-def _generator(*numbers: int) -> torch.Generator:
+def seeded(*numbers: int) -> torch.Generator:
+    """A source of random numbers that follows from some numbers alone, such as seed and epoch."""
     digest = blake2b("/".join(map(str, numbers)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)

@@ -4,11 +4,12 @@
 - CE: next-token loss with the reconstruction spliced in at the hook. Predictions from the first position are left out; positions that
   do not count and massive activations pass through untouched. CE recovered is against replacing activations by their mean; the increase
   in nats says more.
+- A dictionary of bare vectors, which come from no text, has no next-token losses: only FVU, L0, dead and dense features.
 - Controls: random directions and principal components at the same number of active features, on the same tokens.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from saelab.progress import track
 from saelab.records import Estimate, Quality
 from saelab.subject import Edit, Edits
 from saelab.values import value
+
+_STRETCHES = 1000
+"""Stretches of a file of bare vectors that intervals are resampled over, at most."""
 
 
 @value
@@ -57,6 +61,22 @@ def evaluate(lab: Lab, config: EvaluateConfig) -> Quality:
         "random": Random.fit(sample, d_sae=lab.dictionary.d_sae, k=k, seed=config.seed),
         "pca": PCA.fit(sample, k=k),
     }
+    firing, rows = _firing(lab, config.alive_rows)
+    quality = Quality(
+        fvu=fvu,
+        l0=l0,
+        dead=share(int((firing == 0).sum()), lab.dictionary.d_sae),
+        dense=share(int((firing > 0.1 * rows).sum()), lab.dictionary.d_sae),
+        controls={name: _reconstruction(lab, control, mean, config.seed)[0].value for name, control in controls.items()},
+        control_ce_increase={},
+    )
+    return quality if lab.vectors is not None else _with_losses(quality, lab, mean, controls, config)
+
+
+def _with_losses(
+    quality: Quality, lab: Lab, mean: Float[Tensor, " d_in"], controls: Mapping[str, Dictionary], config: EvaluateConfig
+) -> Quality:
+    """The same with next-token losses, which only a dictionary of a subject's activations has."""
     edits: dict[str, Edits] = {
         "clean": {},
         "spliced": {lab.hook: _splice(lab, lab.dictionary)},
@@ -65,10 +85,8 @@ def evaluate(lab: Lab, config: EvaluateConfig) -> Quality:
         **{name: {lab.hook: _splice(lab, control)} for name, control in controls.items()},
     }
     losses = _losses(lab, edits, config)
-    firing, rows = _firing(lab, config.alive_rows)
-    return Quality(
-        fvu=fvu,
-        l0=l0,
+    return replace(
+        quality,
         ce_clean=losses.mean("clean"),
         ce_spliced=losses.mean("spliced"),
         ce_increase=losses.increase("spliced"),
@@ -77,9 +95,6 @@ def evaluate(lab: Lab, config: EvaluateConfig) -> Quality:
         ce_recovered=losses.recovered(losses.ce["mean"] - losses.ce["spliced"], losses.ce["mean"] - losses.ce["clean"]),
         kl=losses.recovered(losses.kl["spliced"], losses.tokens),
         kl_recovered=losses.recovered(losses.kl["mean"] - losses.kl["spliced"], losses.kl["mean"]),
-        dead=share(int((firing == 0).sum()), lab.dictionary.d_sae),
-        dense=share(int((firing > 0.1 * rows).sum()), lab.dictionary.d_sae),
-        controls={name: _reconstruction(lab, control, mean, config.seed)[0].value for name, control in controls.items()},
         control_ce_increase={name: losses.increase(name).value for name in controls},
     )
 
@@ -87,8 +102,8 @@ def evaluate(lab: Lab, config: EvaluateConfig) -> Quality:
 @torch.inference_mode()
 def _reconstruction(lab: Lab, dictionary: Dictionary, mean: Float[Tensor, " d_in"], seed: int) -> tuple[Estimate, Estimate]:
     """FVU and L0 on the held-out activations."""
-    document = torch.from_numpy(lab.corpus.window_document.astype(np.int64))
-    size = lab.corpus.num_documents
+    document = _documents(lab)
+    size = int(document.max()) + 1
     error, spread, active, tokens = (torch.zeros(size, dtype=torch.float64) for _ in range(4))
     for chunk in lab.store.chunks(held_out=True):
         x, at = chunk.x.float(), document[chunk.window.long()]
@@ -104,6 +119,13 @@ def _reconstruction(lab: Lab, dictionary: Dictionary, mean: Float[Tensor, " d_in
     seen = np.flatnonzero(tokens.numpy())
     parts = [part.numpy()[seen] for part in (error, spread, active, tokens)]
     return ratio(parts[0], parts[1], seen, seed), ratio(parts[2], parts[3], seen, seed)
+
+
+def _documents(lab: Lab) -> Int[Tensor, " window"]:
+    """What each window is resampled with: its document; among bare vectors, its neighbours in the file."""
+    if lab.vectors is None:
+        return torch.from_numpy(lab.corpus.window_document.astype(np.int64))
+    return torch.arange(lab.store.num_rows) * min(_STRETCHES, lab.store.num_rows) // lab.store.num_rows
 
 
 @torch.inference_mode()

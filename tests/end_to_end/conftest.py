@@ -25,7 +25,7 @@ class Ended:
 @pytest.fixture
 def saelab(monkeypatch, capsys):
     """The command, run in this process."""
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def run(*words: object) -> Ended:

@@ -184,7 +184,7 @@ def test_first_positions_and_massive_activations_pass_through_untouched(toy_run)
 
 def test_a_corpus_without_held_out_documents_is_refused_in_words(toy_run):
     lab = Lab(toy_run)
-    empty = SimpleNamespace(**{name: getattr(lab.store, name) for name in ("need_rows", "chunk", "chunk_rows", "d_in")})
+    empty = SimpleNamespace(**{name: getattr(lab.store, name) for name in ("need_rows", "chunk", "chunk_rows", "d_in", "exact")})
     empty.chunks = lambda held_out=None: iter(()) if held_out else lab.store.chunks(held_out)
     lab.__dict__["store"] = empty
     with pytest.raises(Invalid, match="held-out.*larger corpus"):

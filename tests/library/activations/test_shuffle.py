@@ -1,5 +1,6 @@
 """Shuffled batches."""
 
+import time
 from itertools import islice
 
 import pytest
@@ -11,7 +12,7 @@ from saelab.activations.base import Chunk
 from saelab.activations.memory import MemoryStore
 from saelab.activations.shuffle import batches, first_rows, steps_of
 from saelab.corpus import TokenPolicy
-from saelab.errors import Invalid
+from saelab.errors import Corrupt, Invalid
 
 _sizes = st.lists(st.integers(0, 30), min_size=1, max_size=8).filter(lambda sizes: sum(sizes) > 0)
 
@@ -98,3 +99,50 @@ def test_what_cannot_be_is_refused():
             next(batches(_store([5]), seed=0, **arguments))
     with pytest.raises(Invalid, match="holds no activations of held-out documents"):
         next(batches(_store([5]), 2, 0, held_out=True))
+
+
+@settings(deadline=None, max_examples=20)
+@given(chunks=st.integers(8, 24), rows=st.integers(20, 60), together=st.integers(2, 8), seed=st.integers(0, 50))
+def test_order_tells_nothing_of_the_corpus_beyond_the_group(chunks: int, rows: int, together: int, seed: int):
+    """Groups come in random order and rows within one too: neither correlates with the place in the corpus."""
+    store = _store([rows] * chunks)
+    group = rows * together
+    order = torch.cat(list(batches(store, rows, seed, steps=chunks, shuffle_rows=group)))[:, 0]
+    for part in order.split(group):
+        assert len(set((part // rows).tolist())) <= together
+        if len(part) > 30:
+            within = torch.corrcoef(torch.stack([torch.arange(len(part)).float(), part]))[0, 1]
+            assert abs(within) < 5 / len(part) ** 0.5
+    seeds = [next(batches(store, group, other, shuffle_rows=group))[:, 0] for other in range(seed, seed + 30)]
+    means = torch.stack([part.mean() for part in seeds])
+    spread = chunks * rows / 12**0.5 / together**0.5
+    assert abs(means.mean() - (chunks * rows - 1) / 2) < 5 * spread / 30**0.5
+
+
+def test_the_reader_is_ahead_by_one_group_and_stops_at_the_last_one_needed():
+    store = _store([10] * 8)
+    read: list[int] = []
+    real = store.chunk
+    store.chunk = lambda number, held_out=None: (read.append(number), real(number, held_out))[1]
+    stream = batches(store, 5, 0, steps=8, shuffle_rows=20)
+    next(stream)
+    time.sleep(0.2)
+    assert len(read) == 4
+    assert len(list(stream)) == 7
+    assert len(read) == 4
+
+
+def test_a_torn_chunk_is_told_when_its_rows_are_due():
+    store = _store([10] * 4)
+    real, calls = store.chunk, iter(range(99))
+
+    def torn(number: int, held_out: bool | None = None) -> Chunk:
+        if next(calls) == 2:
+            raise Corrupt("00002.safetensors is torn")
+        return real(number, held_out)
+
+    store.chunk = torn
+    stream = batches(store, 10, 0, shuffle_rows=10)
+    assert len(list(islice(stream, 2))) == 2
+    with pytest.raises(Corrupt, match="00002"):
+        next(stream)

@@ -926,6 +926,8 @@ export interface components {
         /**
          * Quality
          * @description How well a dictionary stands for the subject's activations, on held-out documents.
+         *
+         *     Next-token losses (`ce_...`, `kl...`) are null for a dictionary of bare vectors, which come from no text.
          */
         Quality: {
             /** @description Fraction of variance unexplained: sum of squared error over sum of squares around the mean. */
@@ -933,21 +935,21 @@ export interface components {
             /** @description Mean number of active features a token. */
             l0: components["schemas"]["Estimate"];
             /** @description Next-token loss of the subject itself, nats. */
-            ce_clean: components["schemas"]["Estimate"];
+            ce_clean: components["schemas"]["Estimate"] | null;
             /** @description Next-token loss with the reconstruction in place of the activation, nats. */
-            ce_spliced: components["schemas"]["Estimate"];
+            ce_spliced: components["schemas"]["Estimate"] | null;
             /** @description `ce_spliced` minus `ce_clean`, nats. */
-            ce_increase: components["schemas"]["Estimate"];
+            ce_increase: components["schemas"]["Estimate"] | null;
             /** @description Next-token loss with every activation replaced by the mean, nats. */
-            ce_mean_ablated: components["schemas"]["Estimate"];
+            ce_mean_ablated: components["schemas"]["Estimate"] | null;
             /** @description Next-token loss with every activation replaced by zero, nats. */
-            ce_zero_ablated: components["schemas"]["Estimate"];
+            ce_zero_ablated: components["schemas"]["Estimate"] | null;
             /** @description (ce_mean_ablated - ce_spliced) / (ce_mean_ablated - ce_clean). */
-            ce_recovered: components["schemas"]["Estimate"];
+            ce_recovered: components["schemas"]["Estimate"] | null;
             /** @description Mean KL divergence from the subject's prediction to the prediction with the reconstruction, nats. */
-            kl: components["schemas"]["Estimate"];
+            kl: components["schemas"]["Estimate"] | null;
             /** @description 1 - KL with the reconstruction / KL with the mean. */
-            kl_recovered: components["schemas"]["Estimate"];
+            kl_recovered: components["schemas"]["Estimate"] | null;
             /** @description Share of features that never fired on the tokens looked at. */
             dead: components["schemas"]["Estimate"];
             /** @description Share of features that fire on more than a tenth of the tokens. */

@@ -11,7 +11,8 @@ export function describeSource({ architecture, hook, d_in, d_sae }: Source): str
 interface Line {
   name: string;
   hint: string;
-  own: Estimate;
+  /** Null where it cannot be measured: bare vectors have no next-token loss. */
+  own: Estimate | null;
   controls?: Record<string, number>;
   show?: (value: number) => string;
 }
@@ -52,15 +53,18 @@ export function QualityTable({ quality, name }: { quality: Quality; name: string
         </tr>
       </thead>
       <tbody>
-        {lines(quality).map((line) => (
-          <QualityRow key={line.name} line={line} controls={controls} />
-        ))}
+        {lines(quality).map(({ own, ...line }) => own && <QualityRow key={line.name} line={{ ...line, own }} controls={controls} />)}
       </tbody>
     </table>
   );
 }
 
-function QualityRow({ line: { name, hint, own, controls: values, show = format.number }, controls }: { line: Line; controls: string[] }) {
+interface RowProps {
+  line: Line & { own: Estimate };
+  controls: string[];
+}
+
+function QualityRow({ line: { name, hint, own, controls: values, show = format.number }, controls }: RowProps) {
   return (
     <tr>
       <th scope="row" title={hint}>

@@ -1,0 +1,104 @@
+"""Activations straight from the subject: a store that keeps nothing, and runs the subject whenever it is read."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saelab.activations.base import ActivationStore, Chunk
+from saelab.activations.forward import Captured, Forward, ForwardConfig
+from saelab.activations.joined import joined
+from saelab.activations.pooled import need_one_width, pooled
+from saelab.activations.shuffle import seeded
+from saelab.corpus import Corpus
+
+
+class SubjectStore(ActivationStore):
+    """The activations of a corpus at one or several hooks, read by running the subject: one forward pass serves all hooks.
+
+    It has the chunks of a captured store with the same config, and needs no disk. How many rows are massive shows only when a chunk is
+    read, so that its counts are upper bounds (`exact` is False).
+
+    Arguments:
+    - `subject`: the subject.
+    - `corpus`: its windows.
+    - `config`: how activations are read.
+    - `hooks`: where.
+    - `limits`: for each hook the norm above which an activation is massive, where it is known, as from a dictionary's provenance.
+    - `pooled`: several hooks as rows one after another (`PooledStore`), not side by side (`JoinedStore`).
+    - `device`: where the activations are put.
+
+    Raises `Invalid` for a config that cannot be, and what the subject raises for an unknown hook.
+    """
+
+    hooks: tuple[str, ...]
+    """Where the activations are taken."""
+    widths: tuple[int, ...]
+    """Width of the activations at each hook."""
+
+    def __init__(
+        self,
+        subject: Captured,
+        corpus: Corpus,
+        config: ForwardConfig,
+        hooks: Sequence[str],
+        limits: Mapping[str, float | None] | None = None,
+        pooled: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._forward = Forward(subject, corpus, config, hooks, limits, device)
+        self.corpus, self.hooks, self.pooled, self.device = corpus, tuple(hooks), pooled, torch.device(device)
+        self.policy, self.exact = corpus.policy, config.massive is None
+        self.max_norm = self._forward.limits[hooks[0]] if len(hooks) == 1 else None
+        self.hook = (", " if pooled else " + ").join(hooks)
+        first = self._forward.on(np.array([0]))
+        self.widths = tuple(first[hook][0].x.shape[1] for hook in hooks)
+        if pooled:
+            need_one_width(dict(zip(hooks, self.widths, strict=True)))
+        self.d_in = self.widths[0] if pooled else sum(self.widths)
+        self._shards = self._forward.shards()
+        self._train_windows = np.flatnonzero(~corpus.window_held_out)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Number format of the activations."""
+        return getattr(torch, self._forward.config.dtype)
+
+    def chunk_rows(self, held_out: bool | None = None) -> tuple[int, ...]:
+        """Rows of each chunk, massive ones among them."""
+        return self._rows[held_out]
+
+    @cached_property
+    def _rows(self) -> dict[bool | None, tuple[int, ...]]:
+        times = len(self.hooks) if self.pooled else 1
+        kinds = (None, True, False)
+        rows = self.corpus.window_rows
+        return {kind: tuple(times * int(rows[self._of_kind(shard, kind)].sum()) for shard in self._shards) for kind in kinds}
+
+    def chunk(self, number: int, held_out: bool | None = None) -> Chunk:
+        """One chunk, or its part of one kind: a forward pass on its windows. Raises `Invalid` for an activation that is not finite."""
+        return self.on(self._of_kind(self._shards[number], held_out))
+
+    def on(self, windows: Int[np.ndarray, " window"]) -> Chunk:
+        """The rows of some windows, in the order given."""
+        pieces = self._forward.on(windows)
+        chunks = [pieces[hook][0] for hook in self.hooks]
+        return pooled(chunks) if self.pooled and len(chunks) > 1 else joined(chunks, self.policy.context)
+
+    def shuffled(self, seed: int, portion: int) -> Float[Tensor, "row d_in"]:
+        """One portion of an endless stream of training rows: those of `shard_windows` random windows, in the order of the windows.
+
+        In an epoch every window of the documents that are not held out comes once. Portions follow from seed and number alone. Raises
+        `Invalid` where all documents are held out.
+        """
+        self.need_rows(False)
+        size = self._forward.config.shard_windows
+        epoch, part = divmod(portion, -(-len(self._train_windows) // size))
+        order = torch.randperm(len(self._train_windows), generator=seeded(seed, epoch)).numpy()
+        return self.on(self._train_windows[order[part * size : (part + 1) * size]]).x
+
+    def _of_kind(self, windows: Int[np.ndarray, " window"], held_out: bool | None) -> Int[np.ndarray, " window"]:
+        return windows if held_out is None else windows[self.corpus.window_held_out[windows] == held_out]
