@@ -11,10 +11,10 @@ needs nothing else.
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,9 +23,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from saelab.errors import Corrupt, Invalid, NotFound
+from saelab.provenance import Provenance
 from saelab.registry import Registry
 from saelab.run import whole, write_atomically
-from saelab.values import from_dict, to_dict, value
+from saelab.values import from_dict, to_dict
 
 FORMAT = 1
 """Version of the `saelab` block of `cfg.json`."""
@@ -34,44 +35,6 @@ CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
 """Tensors of a saved dictionary."""
 _SAELENS = "6.54.12"
-
-
-@value
-class Provenance:
-    """Where a dictionary's activations come from; saved with it, so that every later reader treats tokens as training did."""
-
-    model: str
-    """Id of the subject."""
-    hook: str
-    """Hook that it reads, in TransformerLens names; the first one, where it was trained on several."""
-    context: int
-    """Tokens in a window."""
-    prepend_bos: bool
-    """Whether windows began with the beginning-of-sequence token."""
-    skip_first: int
-    """Positions at the start of every window that do not count: the first one is an attention sink."""
-    special_ids: tuple[int, ...]
-    """Token ids that do not count."""
-    max_norm: float | None = None
-    """Norm above which an activation of `hook` is massive and does not count; none where all count."""
-    target_hook: str | None = None
-    """Hook whose activations it writes; none for those that it reads."""
-    beside: tuple[str, ...] = ()
-    """The other hooks whose activations it reads and writes side by side with those of `hook`, or that gave rows to its training."""
-    beside_norms: tuple[float | None, ...] = ()
-    """What `max_norm` is at the hooks of `beside`."""
-    pooled: bool = False
-    """Whether the hooks of `beside` gave rows of their own to its training: it reads one hook at a time."""
-
-    @property
-    def read_hooks(self) -> tuple[str, ...]:
-        """Hooks whose activations it reads, side by side."""
-        return (self.hook,) if self.pooled else (self.hook, *self.beside)
-
-    @property
-    def written_hooks(self) -> tuple[str, ...]:
-        """Hooks whose activations it writes, side by side."""
-        return self.read_hooks if self.target_hook is None else (self.target_hook,)
 
 
 @dataclass(frozen=True)
@@ -197,6 +160,8 @@ class Trainable(Dictionary):
     """The value class of its settings."""
     config: Any
     """Its settings, a `Config`."""
+    places: ClassVar[Literal["hook", "target", "hooks"]] = "hook"
+    """Where it is trained: on one hook's activations; on one's, with another's as target; or on several, side by side."""
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
     """Adam's decay rates that suit the architecture."""
 
@@ -204,6 +169,11 @@ class Trainable(Dictionary):
     def width(self) -> int:
         """Values in a training row: the activation, and behind it whatever the architecture needs to know beside it."""
         return self.d_in
+
+    @classmethod
+    def for_widths(cls, widths: Sequence[int], config: Any) -> Self:  # noqa: ANN401 - the class' own Config
+        """A dictionary for the activations of some hooks, whose widths are given in the order in which a training row holds them."""
+        return cls(widths[0], config)
 
     @classmethod
     @abstractmethod
@@ -236,7 +206,7 @@ DICTIONARIES: Registry[Dictionary] = Registry("dictionary", "saelab.saes", "sael
 """Every dictionary, trainable or not, by name."""
 
 
-_LAYOUTS = dict.fromkeys(
+_LAYOUTS: Mapping[str, str] = dict.fromkeys(
     ("skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder", "topk_transcoder", "topk_skip_transcoder"), "transcoder"
 )
 """The dictionary behind each file layout that does not bear its name."""

@@ -3,19 +3,21 @@
     x = the hooks' activations side by side, each divided by its unit        z = BatchTopK((x - b_dec) encoderᵀ + b_enc)
     loss = |x - z decoder - b_dec|² + AuxK, the mean over the hooks of each one's unexplained variance
 
-Lindsey et al. 2024, "Sparse crosscoders for cross-layer features and model diffing", https://transformer-circuits.pub/2024/crosscoders; with
-BatchTopK in place of a penalty: Minder et al. 2025, "Overcoming sparsity artifacts in crosscoders", https://arxiv.org/abs/2504.02922.
+Lindsey et al. 2024, "Sparse crosscoders for cross-layer features and model diffing",
+https://transformer-circuits.pub/2024/crosscoders; with BatchTopK in place of a penalty: Minder et al. 2025, "Overcoming sparsity artifacts
+in crosscoders to interpret chat-tuning", https://arxiv.org/abs/2504.02922.
 
 A hook's unit makes the variance of its activations the same as that of any other hook, so that no layer dominates, whatever its size or
-width. Training knows decoder rows of norm 1 in these units. Outside, activations are raw: there each row is brought to norm 1 again, and its
-encoder row, biases and threshold with it, so that a code is the size of what its feature adds to the raw activations side by side. How much
-of a feature is at which hook is said in the hooks' units, by `norms`.
+width. Training knows decoder rows of norm 1 in these units. Outside, activations are raw: there each row is brought to norm 1 again, and
+its encoder row, bias and threshold with it, so that a code is the size of what its feature adds to the raw activations side by side. How
+much of a feature is at which hook is said in the hooks' units, by `norms`.
 
-SAELens has no crosscoder; the layout is `crosscoder`: a topk file with `threshold` [d_sae] and `hook_unit` [hook].
+SAELens has no crosscoder; the layout is `crosscoder`: a jumprelu file with `hook_unit` [hook] beside.
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,7 +28,7 @@ from saelab.dictionary import DICTIONARIES
 from saelab.errors import Invalid
 from saelab.saes.base import Selective, Task, Weights
 from saelab.saes.batchtopk import BatchTopK
-from saelab.values import from_dict, value
+from saelab.values import value
 
 
 @DICTIONARIES.register("crosscoder")
@@ -35,6 +37,7 @@ class Crosscoder(BatchTopK):
 
     architecture: ClassVar[str] = "crosscoder"
     layout: ClassVar[str] = "crosscoder"
+    places: ClassVar[Literal["hook", "target", "hooks"]] = "hooks"
 
     @value
     class Config(BatchTopK.Config):
@@ -45,11 +48,12 @@ class Crosscoder(BatchTopK):
 
     def __init__(self, d_in: int, config: Config) -> None:
         super().__init__(d_in, config)
-        self.config: Crosscoder.Config = config
+        self.widths = config.widths
+        """Width of each hook's activations."""
         if not config.widths or min(config.widths) < 1 or sum(config.widths) != d_in:
             raise Invalid(
-                f"The widths of a crosscoder's hooks are {list(config.widths)}; each must be 1 or more, and together they must be the {d_in} "
-                "values of a row."
+                f"The widths of a crosscoder's hooks are {list(config.widths)}; each must be 1 or more, and together they must be the "
+                f"{d_in} values of a row."
             )
         self.unit: Tensor
         self.stretch: Tensor
@@ -89,19 +93,25 @@ class Crosscoder(BatchTopK):
         Of two hooks, `norms()[:, 1] ** 2` near 0 or 1 marks a feature that only one of them has, near 1/2 a shared one: what model diffing
         and the spread over layers are read from (Lindsey et al. 2024).
         """
-        parts = self.directions.split(self.config.widths, dim=1)
+        parts = self.directions.split(self.widths, dim=1)
         norms = torch.stack([part.norm(dim=1) for part in parts], dim=1) / self.unit
         return norms / norms.norm(dim=1, keepdim=True)
 
     def ordinary(self, x: Float[Tensor, "*batch d_in"]) -> Bool[Tensor, "*batch"]:
         """Which rows are of ordinary size at every hook."""
         origin = self.provenance
-        limits = () if origin is None else (origin.max_norm, *origin.beside_norms)
+        limits = () if origin is None else tuple(origin.limits().values())
         found = torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
-        if len(limits) == len(self.config.widths):
-            for part, limit in zip(x.split(self.config.widths, dim=-1), limits, strict=True):
-                found &= part.float().norm(dim=-1) <= (float("inf") if limit is None else limit)
+        for part, limit in zip(x.split(self.widths, dim=-1), limits, strict=False):
+            found &= part.float().norm(dim=-1) <= (float("inf") if limit is None else limit)
         return found
+
+    @classmethod
+    def for_widths(cls, widths: Sequence[int], config: Config) -> Self:
+        """A crosscoder for some hooks. Raises `Invalid` where the config asks for other widths."""
+        if config.widths not in {(), tuple(widths)}:
+            raise Invalid(f"widths are {list(config.widths)}, but the hooks' activations have {list(widths)}. Leave widths out.")
+        return cls(sum(widths), replace(config, widths=tuple(widths)))
 
     @classmethod
     def sized(cls, d_in: int, d_sae: int, l0: int) -> Self:
@@ -111,8 +121,10 @@ class Crosscoder(BatchTopK):
     @torch.no_grad()
     def initialise(self, sample: Float[Tensor, "row d_in"], generator: torch.Generator) -> None:
         """As every SAE, in the hooks' units, which are set first."""
-        widths, mean_width = self.config.widths, self.d_in / len(self.config.widths)
-        scales = [input_statistics(part)[1] * (width / mean_width) ** 0.5 for part, width in zip(sample.split(widths, 1), widths, strict=True)]
+        widths, mean_width = self.widths, self.d_in / len(self.widths)
+        scales = [
+            input_statistics(part)[1] * (width / mean_width) ** 0.5 for part, width in zip(sample.split(widths, 1), widths, strict=True)
+        ]
         self.unit.copy_(torch.stack(scales))
         self.stretch.copy_(self.unit.repeat_interleave(torch.tensor(widths, device=self.unit.device)))
         self._raw = False

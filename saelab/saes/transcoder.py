@@ -7,11 +7,12 @@ https://arxiv.org/abs/2406.11944: the target is what an MLP makes of its input. 
 autoencoders for interpretability", https://arxiv.org/abs/2501.18823: the linear skip connection, which begins at zero.
 
 A training row holds the input and behind it the target. The mean of the inputs and the scales of both are folded into the saved weights:
-there, and in SAELens, `pre = x W_enc + b_enc` and `y^ = z W_dec + b_dec (+ x W_skipᵀ)`. With TopK codes the layouts are `topk_transcoder` and
-`topk_skip_transcoder`, which SAELens refuses: it has no such transcoder and must not take it for one with ReLU.
+there, and in SAELens, `pre = x W_enc + b_enc` and `y^ = z W_dec + b_dec (+ x W_skipᵀ)`. With TopK codes the layouts are `topk_transcoder`
+and `topk_skip_transcoder`, which SAELens refuses: it has no such transcoder and must not take it for one with ReLU.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -39,6 +40,7 @@ class Transcoder(BatchTopK):
     architecture: ClassVar[str] = "transcoder"
     layout: ClassVar[str] = "jumprelu_transcoder"
     bias_is_read: ClassVar[bool] = False
+    places: ClassVar[Literal["hook", "target", "hooks"]] = "target"
 
     @value
     class Config(BatchTopK.Config):
@@ -53,20 +55,28 @@ class Transcoder(BatchTopK):
 
     def __init__(self, d_in: int, config: Config) -> None:
         super().__init__(d_in, config)
-        self.config: Transcoder.Config = config
+        self.selection: str = config.selection
+        """How features are chosen."""
         d_out = d_in if config.d_out is None else config.d_out
         if d_out < 1:
             raise Invalid(f"d_out is {d_out}; it is the width of the activations that a transcoder writes, 1 at least.")
         self.decoder = nn.Parameter(torch.zeros(self.d_sae, d_out))
         self.b_dec = nn.Parameter(torch.zeros(d_out))
-        if config.skip:
-            self.skip = nn.Parameter(torch.zeros(d_out, d_in))
+        self.skip = nn.Parameter(torch.zeros(d_out, d_in)) if config.skip else None
         self.centre: Tensor
         self.gain: Tensor
         self.register_buffer("centre", torch.zeros(d_in))  # the mean of the inputs
         self.register_buffer("gain", torch.ones(()))  # scale of the targets over that of the inputs
         kind = "topk_" if config.selection == "topk" else "jumprelu_"
         self.layout = f"{kind}{'skip_' if config.skip else ''}transcoder"  # pyright: ignore[reportAttributeAccessIssue] - of the config
+
+    @classmethod
+    def for_widths(cls, widths: Sequence[int], config: Config) -> Self:
+        """A transcoder between two hooks. Raises `Invalid` where the config asks for another width."""
+        d_in, d_out = widths
+        if config.d_out not in {None, d_out}:
+            raise Invalid(f"d_out is {config.d_out}, but the activations of the target hook have width {d_out}. Leave d_out out.")
+        return cls(d_in, replace(config, d_out=d_out))
 
     @property
     def d_out(self) -> int:
@@ -84,14 +94,14 @@ class Transcoder(BatchTopK):
         encoder = encoder * self.gain
         return encoder, bias - encoder @ self.centre, decoder
 
-    def skip_weights(self) -> Float[Tensor, "d_out d_in"]:
-        """The linear map for raw activations, of a transcoder that has one."""
-        return self.skip * self.gain
+    def skip_weights(self) -> Float[Tensor, "d_out d_in"] | None:
+        """The linear map for raw activations; none without a skip connection."""
+        return None if self.skip is None else self.skip * self.gain
 
     def offset(self) -> Float[Tensor, " d_out"]:
         """The output's bias for raw activations."""
-        bias = self.b_dec * self.scale
-        return bias - self.skip_weights() @ self.centre if self.config.skip else bias
+        bias, skip = self.b_dec * self.scale, self.skip_weights()
+        return bias if skip is None else bias - skip @ self.centre
 
     def centred(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "row d_in"]:
         """Raw activations as rows in the weights' precision: their mean is in the encoder's bias."""
@@ -99,7 +109,7 @@ class Transcoder(BatchTopK):
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
         """The pre-activations that exceed the threshold, or the k largest where they are positive."""
-        if self.config.selection == "batchtopk":
+        if self.selection == "batchtopk":
             return super().encode(x)
         values, indices, _ = self.select(self.centred(x), Weights(*self.weights()))
         shape = (*x.shape[:-1], self.config.k)
@@ -107,20 +117,19 @@ class Transcoder(BatchTopK):
 
     def written(self, x: Float[Tensor, "*batch d_in"], codes: Codes) -> Float[Tensor, "*batch d_out"]:
         """What the codes stand for, and what the skip connection adds."""
-        if not self.config.skip:
-            return self.decode(codes)
-        return self.decode(codes) + functional.linear(x.to(self.b_dec.dtype), self.skip_weights())
+        skip = self.skip_weights()
+        return self.decode(codes) if skip is None else self.decode(codes) + functional.linear(x.to(self.b_dec.dtype), skip)
 
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
         """The largest pre-activations: k a row on average, or of each row."""
-        return largest(x, weights, self.config.k) if self.config.selection == "topk" else super().select(x, weights)
+        return largest(x, weights, self.config.k) if self.selection == "topk" else super().select(x, weights)
 
     def task(self, rows: Float[Tensor, "row width"]) -> Task:
         """What training rows ask: to write the target, less what bias and skip connection write."""
         rows = rows.to(self.b_dec.dtype)
         x, target = (rows[:, : self.d_in] - self.centre) * self.gain, rows[:, self.d_in :]
         wanted = target - self.b_dec * self.scale
-        if self.config.skip:
+        if self.skip is not None:
             wanted = wanted - functional.linear(x, self.skip)
         return Task(x=x, wanted=wanted, weights=Weights(*super().weights()), target=target)
 
@@ -135,7 +144,7 @@ class Transcoder(BatchTopK):
         self.scale.copy_(target_scale)
         self.b_enc.zero_()
         self.b_dec.copy_(target_mean / target_scale)
-        if self.config.skip:
+        if self.skip is not None:
             self.skip.zero_()
         x, wanted, *_ = self.task(sample[:_START_ROWS])
         shown = functional.linear(x, self.encoder).relu_().T @ wanted
@@ -149,13 +158,14 @@ class Transcoder(BatchTopK):
     def tensors(self) -> dict[str, Tensor]:
         """The weights under SAELens' names, for raw activations; a threshold only where it decides."""
         tensors = super().tensors()
-        if self.config.selection == "topk":
+        if self.selection == "topk":
             del tensors["threshold"]
-        return {**tensors, "W_skip": self.skip_weights()} if self.config.skip else tensors
+        skip = self.skip_weights()
+        return tensors if skip is None else {**tensors, "W_skip": skip}
 
     def settings(self) -> dict[str, Any]:
         """What SAELens' `cfg.json` says beyond the sizes."""
-        return {"d_out": self.d_out, **({"k": self.config.k} if self.config.selection == "topk" else {})}
+        return {"d_out": self.d_out, **({"k": self.config.k} if self.selection == "topk" else {})}
 
     @classmethod
     def shapes_in(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -190,7 +200,7 @@ class Transcoder(BatchTopK):
     def assign(self, tensors: Mapping[str, Tensor]) -> Self:
         """Takes over weights for raw activations, under SAELens' names."""
         threshold = tensors.get("threshold", torch.zeros(self.d_sae)).clamp(min=0.0)
-        if self.config.skip:
+        if self.skip is not None:
             self.skip.copy_(tensors["W_skip"])
         self.centre.zero_()
         self.gain.fill_(1.0)
