@@ -104,6 +104,11 @@ class Dictionary(nn.Module, ABC):
         return self.d_in
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """Width of what it writes at each hook; several for a crosscoder."""
+        return (self.d_out,)
+
+    @property
     @abstractmethod
     def directions(self) -> Float[Tensor, "d_sae d_out"]:
         """What one unit of each feature adds to the activation: the decoder's rows."""

@@ -231,7 +231,7 @@ def collect(run: Run, config: CollectConfig, source: str | None = None) -> None:
         collected,
         lab.subject.vocabulary,
         neighbours(directions),
-        logit_lens(directions[:, -widths_of(lab.store)[-1] :], lab.subject.unembed),  # of several hooks the last, nearest to the logits
+        logit_lens(directions[:, -lab.dictionary.widths[-1] :], lab.subject.unembed),  # of several hooks the last, nearest to the logits
     )
     num_tokens = collected.statistics.num_tokens
     forget(folder)

@@ -25,7 +25,7 @@ from saelab.baselines.pca import PCA
 from saelab.baselines.random import Random
 from saelab.errors import Invalid
 from saelab.estimates import ratio, share
-from saelab.lab import Lab, widths_of
+from saelab.lab import Lab
 from saelab.progress import track
 from saelab.records import Estimate, Quality
 from saelab.values import value
@@ -115,7 +115,7 @@ class _Explained:
 @torch.inference_mode()
 def _explained(lab: Lab, store: ActivationStore, apply: Apply, mean: Float[Tensor, " d_out"], seed: int) -> _Explained:
     """FVU and L0 on the held-out activations of a store."""
-    document, widths = _documents(lab), _written_widths(lab)
+    document, widths = _documents(lab), lab.dictionary.widths
     size = int(document.max()) + 1
     active, tokens = (torch.zeros(size, dtype=torch.float64) for _ in range(2))
     error, spread = (torch.zeros(size, len(widths), dtype=torch.float64) for _ in range(2))
@@ -138,14 +138,9 @@ def _explained(lab: Lab, store: ActivationStore, apply: Apply, mean: Float[Tenso
     return _Explained(ratio(parts[0], parts[1], seen, seed), ratio(parts[2], parts[3], seen, seed), by_hook)
 
 
-def _written_widths(lab: Lab) -> list[int]:
-    """Width of the activations at each hook where the dictionary writes."""
-    return list(widths_of(lab.store)[-len(lab.origin.written_hooks) :])
-
-
 def _units(lab: Lab, target: Float[Tensor, "row d_out"]) -> Float[Tensor, " d_out"]:
     """Units in which each of several hooks has the same variance; 1 where there is one."""
-    widths = _written_widths(lab)
+    widths = lab.dictionary.widths
     if len(widths) == 1:
         return torch.ones(target.shape[1])
     norms = [(part - part.mean(0)).square().sum(1).mean().sqrt() for part in target.split(widths, dim=1)]

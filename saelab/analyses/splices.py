@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.dictionary import Codes, Dictionary
-from saelab.lab import Lab, widths_of
+from saelab.lab import Lab
 from saelab.subject import Edits
 
 Apply = Callable[[Float[Tensor, "*batch width"]], tuple[Float[Tensor, "*batch d_out"], Codes]]
@@ -59,9 +59,8 @@ def splice(lab: Lab, write: Write) -> Splice:
     def across(tokens: Int[Tensor, "window pos"]) -> Edits:
         rows = lab.rows(tokens)
         ordinary, written = lab.dictionary.ordinary(rows[..., :d_in]), write(rows.to(like))
-        hooks = lab.origin.written_hooks
-        parts = written.split(widths_of(lab.store)[-len(hooks) :], dim=-1)
-        return {hook: partial(_put, ordinary, part) for hook, part in zip(hooks, parts, strict=True)}
+        parts = written.split(lab.dictionary.widths, dim=-1)
+        return {hook: partial(_put, ordinary, part) for hook, part in zip(lab.origin.written_hooks, parts, strict=True)}
 
     return across if len(lab.origin.row_hooks) > 1 else lambda _: {lab.hook: in_place}
 

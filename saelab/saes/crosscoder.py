@@ -48,8 +48,7 @@ class Crosscoder(BatchTopK):
 
     def __init__(self, d_in: int, config: Config) -> None:
         super().__init__(d_in, config)
-        self.widths = config.widths
-        """Width of each hook's activations."""
+        self._widths = config.widths
         if not config.widths or min(config.widths) < 1 or sum(config.widths) != d_in:
             raise Invalid(
                 f"The widths of a crosscoder's hooks are {list(config.widths)}; each must be 1 or more, and together they must be the "
@@ -60,6 +59,11 @@ class Crosscoder(BatchTopK):
         self.register_buffer("unit", torch.ones(len(config.widths)))  # size of each hook's activations
         self.register_buffer("stretch", torch.ones(d_in))  # the same for each value of a row, while weights are in these units
         self._raw = False
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Width of each hook's activations."""
+        return self._widths
 
     def weights(self) -> tuple[Float[Tensor, "d_sae d_in"], Float[Tensor, " d_sae"], Float[Tensor, "d_sae d_in"]]:
         """Encoder, encoder bias and decoder for raw activations, the decoder's rows of norm 1; differentiable."""

@@ -72,6 +72,7 @@ def fake(lab: Lab, **parts):
         **{
             "d_in": own.d_in,
             "d_out": own.d_out,
+            "widths": own.widths,
             "directions": own.directions,
             "ordinary": own.ordinary,
             "provenance": own.provenance,
