@@ -106,8 +106,8 @@ class SAE(Affine, Trainable):
         if self.config.decoder == "unit":
             self.decoder.div_(self.decoder.norm(dim=1, keepdim=True))
 
-    def relative(self, residual: Float[Tensor, "row d_in"]) -> Float[Tensor, ""]:
-        """Mean square of a residual over the variance of the inputs."""
+    def relative(self, residual: Float[Tensor, "row d_out"]) -> Float[Tensor, ""]:
+        """Mean square of a residual over the variance of what is wanted."""
         return (residual / self.scale).square().mean()
 
     def default_lr(self) -> float:
