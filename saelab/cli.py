@@ -3,6 +3,7 @@
 import ctypes
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Union
 
@@ -135,14 +136,10 @@ class Train:
 
     def __call__(self) -> None:
         """Does it."""
-        run = Run(self.run)
-        others = (*([self.target_hook] if self.target_hook else []), *self.beside)
-        hook = VECTORS if self.vectors else recipes.prepared(run, self.model, self.texts, self.hook, others, captured=not self.stream)
-        name = stages.architecture_of(self.sae).architecture
-        source = self.source or stages.source_name(hook, f"pooled-{name}" if self.pooled else name)
+        run, kind = Run(self.run), stages.architecture_of(self.sae)
         config = stages.TrainStage(
-            hook=hook,
-            source=source,
+            hook=VECTORS if self.vectors else self.hook or "",
+            source=self.source or "",
             target_hook=self.target_hook,
             beside=self.beside,
             pooled=self.pooled,
@@ -151,7 +148,11 @@ class Train:
             stream=self.buffer if self.stream else None,
             vectors=Vectors(file=self.vectors, tensor=self.tensor) if self.vectors else None,
         )
-        stages.train(run, config, self.sae)
+        stages.check_hooks(config, kind)
+        others = stages.hooks_of(config)[1:]
+        hook = VECTORS if self.vectors else recipes.prepared(run, self.model, self.texts, self.hook, others, captured=not self.stream)
+        source = self.source or stages.source_name(hook, f"pooled-{kind.architecture}" if self.pooled else kind.architecture)
+        stages.train(run, replace(config, hook=hook, source=source), self.sae)
         OUT.print(f"{run.path / 'dictionaries' / source}")
 
 

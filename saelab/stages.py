@@ -119,7 +119,7 @@ def train(run: Run, config: TrainStage, sae: Any) -> None:  # noqa: ANN401 - the
     if not _NAME.fullmatch(config.source):
         raise Invalid(f"{config.source!r} cannot be a dictionary's name. Use letters, digits, '-', '_' and '.', such as 14-res-topk.")
     kind = architecture_of(sae)
-    _check_hooks(config, kind)
+    check_hooks(config, kind)
     folder = run.source(config.source)
     described = {**to_dict(config), "sae": {"kind": kind.architecture, **to_dict(sae)}}
     if folder.done("train", described):
@@ -180,8 +180,8 @@ def hooks_of(config: TrainStage) -> tuple[str, ...]:
     return (config.hook, *([config.target_hook] if config.target_hook else []), *config.beside)
 
 
-def _check_hooks(config: TrainStage, kind: type[Trainable]) -> None:
-    """Refuses hooks that do not suit the architecture."""
+def check_hooks(config: TrainStage, kind: type[Trainable]) -> None:
+    """Refuses hooks that do not suit the architecture. Raises `Invalid`."""
     hooks, name = hooks_of(config), kind.architecture
     if len(set(hooks)) < len(hooks):
         raise Invalid(f"The hooks {', '.join(hooks)} name one place twice. Name each once.")

@@ -156,7 +156,10 @@ WRONG = {
     "crosscoder reads several hooks: name the others": (stages.TrainStage(hook=POST, source="x"), Crosscoder.Config(**SMALL)),
     "topk reads one hook: leave beside out, or pool": (stages.TrainStage(hook=POST, beside=(FIRST,), source="x"), TopK.Config(**SMALL)),
     "Pooled rows need two hooks": (stages.TrainStage(hook=POST, pooled=True, source="x"), TopK.Config(**SMALL)),
-    "reads one at a time; crosscoder on .* is not so": (stages.TrainStage(hook=POST, beside=(FIRST,), pooled=True, source="x"), Crosscoder.Config(**SMALL)),
+    "reads one at a time; crosscoder on .* is not so": (
+        stages.TrainStage(hook=POST, beside=(FIRST,), pooled=True, source="x"),
+        Crosscoder.Config(**SMALL),
+    ),
 }
 """What is said -> a training whose hooks do not suit the architecture."""
 
