@@ -49,18 +49,22 @@ class Affine(Dictionary):
 
     def centred(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "row d_in"]:
         """Raw activations as rows in the weights' precision, less the decoder's bias."""
-        return x.reshape(-1, self.d_in).to(self.b_dec.dtype) - self.b_dec * self.scale
+        return x.reshape(-1, self.d_in).to(self.b_dec.dtype) - self.offset()
 
-    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
+    def offset(self) -> Float[Tensor, " d_out"]:
+        """The decoder's bias for raw activations."""
+        return self.b_dec * self.scale
+
+    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_out"]:
         """The activations that the codes stand for: the sum of decoder rows times activations, plus the bias."""
         slots = codes.values.shape[-1]
         rows = gather_sum(codes.values.reshape(-1, slots), codes.indices.reshape(-1, slots), self.weights()[2])
-        return (rows + self.b_dec * self.scale).view(*codes.values.shape[:-1], self.d_in)
+        return (rows + self.offset()).view(*codes.values.shape[:-1], self.d_out)
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights under SAELens' names, for raw activations."""
         encoder, b_enc, decoder = self.weights()
-        return {"W_enc": encoder.T, "b_enc": b_enc, "W_dec": decoder, "b_dec": self.b_dec * self.scale}
+        return {"W_enc": encoder.T, "b_enc": b_enc, "W_dec": decoder, "b_dec": self.offset()}
 
     @classmethod
     def shapes(cls, d_in: int, d_sae: int) -> dict[str, tuple[int, ...]]:

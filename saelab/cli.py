@@ -3,6 +3,7 @@
 import ctypes
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Union
 
@@ -108,6 +109,12 @@ class Train:
     """The model, where the run has not been read yet: a Hugging Face directory, a GGUF file, a hub id or a bundled name."""
     hook: str | None = None
     """Where the dictionary reads; none for the residual stream after the middle block."""
+    target_hook: str | None = None
+    """Where a transcoder writes."""
+    beside: tuple[str, ...] = ()
+    """Further hooks: a crosscoder reads and writes them side by side with `--hook`; any other dictionary needs `--pooled`."""
+    pooled: bool = False
+    """Train one dictionary on the rows of `--hook` and of the hooks beside it."""
     source: str | None = None
     """The dictionary's name; none for one made of layer, hook and architecture."""
     epochs: float | None = None
@@ -129,18 +136,23 @@ class Train:
 
     def __call__(self) -> None:
         """Does it."""
-        run = Run(self.run)
-        hook = VECTORS if self.vectors else recipes.prepared(run, self.model, self.texts, self.hook, captured=not self.stream)
-        source = self.source or stages.source_name(hook, stages.architecture_of(self.sae).architecture)
+        run, kind = Run(self.run), stages.architecture_of(self.sae)
         config = stages.TrainStage(
-            hook=hook,
-            source=source,
+            hook=VECTORS if self.vectors else self.hook or "",
+            source=self.source or "",
+            target_hook=self.target_hook,
+            beside=self.beside,
+            pooled=self.pooled,
             epochs=self.epochs,
             train=self.train,
             stream=self.buffer if self.stream else None,
             vectors=Vectors(file=self.vectors, tensor=self.tensor) if self.vectors else None,
         )
-        stages.train(run, config, self.sae)
+        stages.check_hooks(config, kind)
+        others = stages.hooks_of(config)[1:]
+        hook = VECTORS if self.vectors else recipes.prepared(run, self.model, self.texts, self.hook, others, captured=not self.stream)
+        source = self.source or stages.source_name(hook, f"pooled-{kind.architecture}" if self.pooled else kind.architecture)
+        stages.train(run, replace(config, hook=hook, source=source), self.sae)
         OUT.print(f"{run.path / 'dictionaries' / source}")
 
 
@@ -328,6 +340,8 @@ def _show_quality(quality: Quality) -> None:
 
     names = ("fvu", "l0", "ce_clean", "ce_increase", "ce_recovered", "kl", "kl_recovered", "dead", "dense")
     OUT.print("\n".join(line(name, found) for name in names if (found := getattr(quality, name)) is not None))
+    for hook, fvu in quality.hook_fvu.items():
+        OUT.print(f"{'fvu ' + hook:<22}{fvu:>10.4f}")
     for name, fvu in quality.controls.items():
         increase = f", {quality.control_ce_increase[name]:.4f} ce_increase" if name in quality.control_ce_increase else ""
         OUT.print(f"{'control ' + name:<22}{fvu:>10.4f} fvu{increase}")

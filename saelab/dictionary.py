@@ -11,10 +11,10 @@ needs nothing else.
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,9 +23,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from saelab.errors import Corrupt, Invalid, NotFound
+from saelab.provenance import Provenance
 from saelab.registry import Registry
 from saelab.run import whole, write_atomically
-from saelab.values import from_dict, to_dict, value
+from saelab.values import from_dict, to_dict
 
 FORMAT = 1
 """Version of the `saelab` block of `cfg.json`."""
@@ -34,26 +35,6 @@ CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
 """Tensors of a saved dictionary."""
 _SAELENS = "6.54.12"
-
-
-@value
-class Provenance:
-    """Where a dictionary's activations come from; saved with it, so that every later reader treats tokens as training did."""
-
-    model: str
-    """Id of the subject."""
-    hook: str
-    """Hook that it reads, in TransformerLens names."""
-    context: int
-    """Tokens in a window."""
-    prepend_bos: bool
-    """Whether windows began with the beginning-of-sequence token."""
-    skip_first: int
-    """Positions at the start of every window that do not count: the first one is an attention sink."""
-    special_ids: tuple[int, ...]
-    """Token ids that do not count."""
-    max_norm: float | None = None
-    """Norm above which an activation is massive and does not count; none where all count."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +76,8 @@ class Dictionary(nn.Module, ABC):
     """The name under which the class is registered."""
     layout: ClassVar[str]
     """The SAELens architecture whose file layout it is saved in."""
+    bias_is_read: ClassVar[bool] = True
+    """Whether the decoder's bias is taken off what is read; not in a transcoder, which writes something else."""
     d_in: int
     """Width of the activations."""
     d_sae: int
@@ -110,10 +93,20 @@ class Dictionary(nn.Module, ABC):
     def decode(self, codes: Codes) -> Float[Tensor, "*batch d_out"]:
         """The activations that the codes stand for."""
 
+    def written(self, x: Float[Tensor, "*batch d_in"], codes: Codes) -> Float[Tensor, "*batch d_out"]:
+        """All that it writes for activations with these codes: what the codes stand for, and what passes beside them."""
+        del x  # only a skip connection uses it
+        return self.decode(codes)
+
     @property
     def d_out(self) -> int:
         """Width of what it writes; that of what it reads, but for a transcoder."""
         return self.d_in
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Width of what it writes at each hook; several for a crosscoder."""
+        return (self.d_out,)
 
     @property
     @abstractmethod
@@ -138,6 +131,12 @@ class Dictionary(nn.Module, ABC):
     @abstractmethod
     def shapes(cls, d_in: int, d_sae: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the tensors that a file must hold."""
+
+    @classmethod
+    def shapes_in(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+        """Shapes that the tensors of a file with these settings must have, where more than the two widths decides."""
+        del tensors
+        return cls.shapes(settings["d_in"], settings["d_sae"])
 
     @classmethod
     @abstractmethod
@@ -166,6 +165,8 @@ class Trainable(Dictionary):
     """The value class of its settings."""
     config: Any
     """Its settings, a `Config`."""
+    places: ClassVar[Literal["hook", "target", "hooks"]] = "hook"
+    """Where it is trained: on one hook's activations; on one's, with another's as target; or on several, side by side."""
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
     """Adam's decay rates that suit the architecture."""
 
@@ -173,6 +174,11 @@ class Trainable(Dictionary):
     def width(self) -> int:
         """Values in a training row: the activation, and behind it whatever the architecture needs to know beside it."""
         return self.d_in
+
+    @classmethod
+    def for_widths(cls, widths: Sequence[int], config: Any) -> Self:  # noqa: ANN401 - the class' own Config
+        """A dictionary for the activations of some hooks, whose widths are given in the order in which a training row holds them."""
+        return cls(widths[0], config)
 
     @classmethod
     @abstractmethod
@@ -205,6 +211,12 @@ DICTIONARIES: Registry[Dictionary] = Registry("dictionary", "saelab.saes", "sael
 """Every dictionary, trainable or not, by name."""
 
 
+_LAYOUTS: Mapping[str, str] = dict.fromkeys(
+    ("skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder", "topk_transcoder", "topk_skip_transcoder"), "transcoder"
+)
+"""The dictionary behind each file layout that does not bear its name."""
+
+
 def save_dictionary(dictionary: Dictionary, folder: Path) -> None:
     """Writes a dictionary so that SAELens and `load_dictionary` can read it: weights first, settings last, each whole or not at all.
 
@@ -220,6 +232,8 @@ def _settings(dictionary: Dictionary) -> dict[str, Any]:
     known: dict[str, Any] = {}
     if origin is not None:
         known = {"model_name": origin.model, "hook_name": origin.hook, "context_size": origin.context, "prepend_bos": origin.prepend_bos}
+    if origin is not None and origin.target_hook is not None:
+        known["hook_name_out"] = origin.target_hook
     ours = {"format": FORMAT, "architecture": dictionary.architecture, "provenance": None if origin is None else to_dict(origin)}
     if isinstance(dictionary, Trainable):
         ours["config"] = to_dict(dictionary.config)
@@ -229,7 +243,7 @@ def _settings(dictionary: Dictionary) -> dict[str, Any]:
         "d_sae": dictionary.d_sae,
         "dtype": "float32",
         "device": "cpu",
-        "apply_b_dec_to_input": True,
+        "apply_b_dec_to_input": dictionary.bias_is_read,
         "normalize_activations": "none",
         "reshape_activations": "none",
         **dictionary.settings(),
@@ -249,19 +263,29 @@ def load_dictionary(folder: Path) -> Dictionary:
     ours: dict[str, Any] = (metadata.get("saelab") if isinstance(metadata, dict) else None) or {}
     if ours.get("format", FORMAT) != FORMAT:
         raise Corrupt(f"{file}: metadata.saelab.format is {ours['format']}; this version of saelab reads format {FORMAT}. Update saelab.")
-    kind = DICTIONARIES[str(ours.get("architecture", settings["architecture"]))]
+    if "config" in ours:
+        settings["config"] = ours["config"]
+    weights = folder / WEIGHTS_FILE
+    dictionary = assemble(str(ours.get("architecture", settings["architecture"])), settings, read_tensors(weights), weights)
+    if ours.get("provenance") is not None:
+        dictionary.provenance = from_dict(Provenance, ours["provenance"])
+    return dictionary
+
+
+def assemble(architecture: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], file: Path) -> Dictionary:
+    """The dictionary of a registered architecture, from SAELens' settings and tensors; `file` is where the tensors come from.
+
+    Raises `NotFound` for one that is not registered, `Corrupt` for tensors that are not those of the settings, and `Invalid` for a
+    treatment of activations that saelab does not do.
+    """
+    kind = DICTIONARIES[_LAYOUTS.get(architecture, architecture)]
     for name in ("normalize_activations", "reshape_activations"):
         if settings.get(name, "none") != "none":
             raise Invalid(
                 f"{file}: {name} is {settings[name]!r}; saelab reads only dictionaries saved with 'none', the treatment folded in."
             )
-    tensors = _read_tensors(folder / WEIGHTS_FILE, kind.shapes(settings["d_in"], settings["d_sae"]))
-    if "config" in ours:
-        settings = {**settings, "config": ours["config"]}
-    dictionary = kind.restored(settings, _conventional(settings, tensors))
-    if ours.get("provenance") is not None:
-        dictionary.provenance = from_dict(Provenance, ours["provenance"])
-    return dictionary
+    checked = _checked(file, tensors, kind.shapes_in(settings, tensors))
+    return kind.restored(settings, _conventional(kind, settings, checked))
 
 
 def _read_settings(file: Path) -> dict[str, Any]:
@@ -280,32 +304,39 @@ def _read_settings(file: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", settings)
 
 
-def _read_tensors(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises `NotFound` or `Corrupt` naming it."""
     if not file.is_file():
-        raise NotFound(f"{file} is missing, though {CONFIG_FILE} is there. Copy the whole folder, or train the dictionary again.")
+        raise NotFound(f"{file} is missing, though its settings are there. Copy the whole folder, or train the dictionary again.")
     try:
         with safe_open(file, framework="pt") as opened:
-            tensors = {name: cast("Tensor", opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118 - not a dict
+            return {name: cast("Tensor", opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise Corrupt(f"{file}: truncated or not a safetensors file ({error}). Copy it again, or train the dictionary again.") from None
+
+
+def _checked(file: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     for name in sorted({*shapes, *tensors}):
         if name not in tensors:
             raise Corrupt(f"{file}: tensor {name} of shape {list(shapes[name])} is missing. It holds {', '.join(sorted(tensors))}.")
         if name not in shapes:
             raise Corrupt(f"{file}: unexpected tensor {name}. Expected {', '.join(sorted(shapes))}.")
         if tuple(tensors[name].shape) != shapes[name]:
-            raise Corrupt(f"{file}: tensor {name} has shape {list(tensors[name].shape)}; {CONFIG_FILE} says {list(shapes[name])}.")
+            raise Corrupt(f"{file}: tensor {name} has shape {list(tensors[name].shape)}; its settings say {list(shapes[name])}.")
         if not bool(tensors[name].isfinite().all()):
             raise Corrupt(f"{file}: tensor {name} holds values that are not finite. Train the dictionary again.")
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
-def _conventional(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _conventional(kind: type[Dictionary], settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same function written our way: the decoder's bias subtracted from the input, activations not rescaled by decoder norms."""
     tensors = dict(tensors)
-    if not settings.get("apply_b_dec_to_input", True):
-        tensors["b_enc"] = tensors["b_enc"] + tensors["b_dec"] @ tensors["W_enc"]
+    biases = [name for name in ("b_enc", "b_gate", "b_mag") if name in tensors]
+    if kind.bias_is_read and not settings.get("apply_b_dec_to_input", True):
+        shift = tensors["b_dec"] @ tensors["W_enc"]
+        for name in biases:
+            tensors[name] = tensors[name] + (shift * tensors["r_mag"].exp() if name == "b_mag" else shift)
     if settings.get("rescale_acts_by_decoder_norm", False):
         norm = tensors["W_dec"].norm(dim=1).clamp(min=math.ulp(1.0))
-        tensors |= {"W_enc": tensors["W_enc"] * norm, "b_enc": tensors["b_enc"] * norm, "W_dec": tensors["W_dec"] / norm[:, None]}
+        tensors |= {name: tensors[name] * norm for name in ("W_enc", *biases)} | {"W_dec": tensors["W_dec"] / norm[:, None]}
     return tensors

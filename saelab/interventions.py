@@ -14,7 +14,7 @@ from torch import Tensor
 from saelab.dictionary import Dictionary
 from saelab.errors import Invalid, NotFound
 from saelab.records import Intervention
-from saelab.subject import Edit
+from saelab.subject import Edit, Edits
 
 OPS: Mapping[str, Callable[[Tensor, float], Tensor]] = {
     "add": lambda z, s: torch.full_like(z, s),
@@ -33,20 +33,89 @@ def feature_edit(dictionary: Dictionary, interventions: Sequence[Intervention], 
 
     Raises `NotFound` for a feature out of range, and `Invalid` where the unit is `max_act` but the feature never fired.
     """
+    change = _change(dictionary, interventions, max_acts)
+
+    def edit(x: Float[Tensor, "window pos d"], mask: Bool[Tensor, "window pos"]) -> Float[Tensor, "window pos d"]:
+        return _add(x, change(x), mask & dictionary.ordinary(x))
+
+    return edit
+
+
+def feature_edits(dictionary: Dictionary, interventions: Sequence[Intervention], max_acts: Mapping[int, float]) -> Edits:
+    """The edits that some interventions make, by hook, in the order of the forward pass.
+
+    A transcoder's features are read at its hook, where nothing is changed, and written at its target hook. A crosscoder writes each hook's
+    part of a direction there; what reads a feature is refused, since the last hook it is read from comes after the first that it writes.
+
+    Arguments and errors are those of `feature_edit`; also raises `Invalid` for what a crosscoder cannot do.
+    """
+    origin = dictionary.provenance
+    assert origin is not None, "a dictionary of a run knows its hook"
+    if origin.target_hook is not None:
+        return _edits_across(dictionary, origin.hook, origin.target_hook, _change(dictionary, interventions, max_acts))
+    if len(origin.row_hooks) == 1:
+        return {origin.hook: feature_edit(dictionary, interventions, max_acts)}
+    reading = sorted({item.op for item in interventions if item.op != "add"})
+    if reading:
+        raise Invalid(
+            f"A dictionary of several hooks ({', '.join(origin.row_hooks)}) cannot {' or '.join(reading)}: a feature is known only "
+            "after the last hook, when the first is past. Use the op `add`."
+        )
+    return _edits_at_each(dictionary, origin.limits(), _change(dictionary, interventions, max_acts))
+
+
+def _edits_across(dictionary: Dictionary, hook: str, target: str, change: Callable[[Tensor], Tensor]) -> Edits:
+    read: list[Tensor] = []
+
+    def watch(x: Float[Tensor, "window pos d"], _mask: Bool[Tensor, "window pos"]) -> Float[Tensor, "window pos d"]:
+        read[:] = [x]
+        return x
+
+    def edit(x: Float[Tensor, "window pos d"], mask: Bool[Tensor, "window pos"]) -> Float[Tensor, "window pos d"]:
+        if not read:
+            raise Invalid(f"The dictionary reads at {hook}, which comes after {target}, where it writes: it cannot steer.")
+        source = read.pop()
+        return _add(x, change(source), mask & dictionary.ordinary(source))
+
+    return {hook: watch, target: edit}
+
+
+def _edits_at_each(dictionary: Dictionary, limits: Mapping[str, float | None], change: Callable[[Tensor], Tensor]) -> Edits:
+    delta = change(torch.zeros(dictionary.d_in))  # only `add`: the same everywhere
+
+    def edit_of(part: Float[Tensor, " d"], limit: float | None) -> Edit:
+        def edit(x: Float[Tensor, "window pos d"], mask: Bool[Tensor, "window pos"]) -> Float[Tensor, "window pos d"]:
+            fine = mask if limit is None else mask & (x.float().norm(dim=-1) <= limit)
+            return _add(x, part.expand(x.shape), fine)
+
+        return edit
+
+    parts = delta.split(dictionary.widths, dim=-1)
+    return {hook: edit_of(part, limit) for (hook, limit), part in zip(limits.items(), parts, strict=True)}
+
+
+def _change(
+    dictionary: Dictionary, interventions: Sequence[Intervention], max_acts: Mapping[int, float]
+) -> Callable[[Float[Tensor, "*batch d_in"]], Float[Tensor, "*batch d_out"]]:
+    """From what the dictionary reads, what the interventions add to what it writes."""
     strengths = [_raw_strength(dictionary, item, max_acts) for item in interventions]
     features = torch.tensor([item.feature for item in interventions], dtype=torch.long)
     directions = dictionary.directions[features].detach()
     reads = any(item.op != "add" for item in interventions)
 
-    def edit(x: Float[Tensor, "window pos d"], mask: Bool[Tensor, "window pos"]) -> Float[Tensor, "window pos d"]:
+    def change(x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         wide = x.to(directions)  # the subject may run elsewhere and in another number format
         z = _activations(dictionary, wide, features) if reads else wide.new_zeros(*x.shape[:-1], len(strengths))
         changes = [OPS[item.op](z[..., i], s) for i, (item, s) in enumerate(zip(interventions, strengths, strict=True))]
-        delta = torch.stack(changes, dim=-1) @ directions if changes else torch.zeros_like(wide)
-        changed = (mask & dictionary.ordinary(x))[..., None] & (delta != 0).any(-1, keepdim=True).to(x.device)
-        return torch.where(changed, (wide + delta).to(x), x)
+        return torch.stack(changes, dim=-1) @ directions if changes else wide.new_zeros(*x.shape[:-1], directions.shape[1])
 
-    return edit
+    return change
+
+
+def _add(x: Float[Tensor, "window pos d"], delta: Float[Tensor, "window pos d"], fine: Bool[Tensor, "window pos"]) -> Tensor:
+    """The sum where that changes something and may; elsewhere the activation bit for bit."""
+    changed = fine[..., None] & (delta != 0).any(-1, keepdim=True).to(x.device)
+    return torch.where(changed, (x.to(delta) + delta).to(x), x)
 
 
 def _raw_strength(dictionary: Dictionary, item: Intervention, max_acts: Mapping[int, float]) -> float:

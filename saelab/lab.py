@@ -6,16 +6,21 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from saelab.activations.base import ActivationStore
 from saelab.activations.buffer import BufferConfig
 from saelab.activations.disk import DiskStore
+from saelab.activations.joined import JoinedStore
+from saelab.activations.pooled import PooledStore
 from saelab.activations.stream import SubjectStore
 from saelab.activations.vectors import Vectors, VectorStore
 from saelab.corpus import Corpus, TokenPolicy
 from saelab.dictionary import Dictionary, load_dictionary
 from saelab.errors import Invalid
 from saelab.features.store import FeatureStore
+from saelab.provenance import Provenance
 from saelab.records import FeatureActivation, TokenActivations
 from saelab.run import Run, Stages, open_run
 from saelab.subject import Subject, SubjectConfig
@@ -38,10 +43,23 @@ def run_subject(run: Run) -> Subject:
     return load_subject(from_dict(SubjectConfig, {**manifest.config["subject"], "dtype": manifest.facts["dtype"]}))
 
 
-def stored(run: Run, hook: str) -> DiskStore:
-    """The captured activations of a hook. Raises `NotFound` with the command that captures them."""
+def stored(run: Run, hooks: Sequence[str], pooled: bool = False) -> ActivationStore:
+    """The captured activations of some hooks: of several side by side, or one after another where they are pooled.
+
+    Raises `NotFound` with the command that captures them, and `Invalid` for hooks that were not captured alike.
+    """
     run.need("capture")
-    return DiskStore(run.activations(hook))
+    stores = [DiskStore(run.activations(hook)) for hook in hooks]
+    if len(stores) == 1:
+        return stores[0]
+    return PooledStore(stores) if pooled else JoinedStore(stores)
+
+
+def widths_of(store: ActivationStore) -> tuple[int, ...]:
+    """Width of the activations of each hook that stands in a row of the store."""
+    if isinstance(store, JoinedStore) or (isinstance(store, SubjectStore) and not store.pooled):
+        return store.widths
+    return (store.d_in,)
 
 
 class Lab:
@@ -97,22 +115,37 @@ class Lab:
         return load_dictionary(self.folder.path).eval().requires_grad_(False)
 
     @property
-    def hook(self) -> str:
-        """Where the dictionary reads."""
+    def origin(self) -> Provenance:
+        """Where the dictionary's activations come from."""
         assert self.dictionary.provenance is not None, "a dictionary of a run knows its hook"
-        return self.dictionary.provenance.hook
+        return self.dictionary.provenance
+
+    @property
+    def hook(self) -> str:
+        """Where the dictionary reads; the first of several hooks."""
+        return self.origin.hook
+
+    def rows(self, tokens: Int[Tensor, "window pos"]) -> Float[Tensor, "window pos width"]:
+        """Activations on some tokens as the dictionary's training rows hold them: what it reads, and behind it its target, if any."""
+        found = self.subject.activations(tokens, self.origin.row_hooks)
+        return torch.cat([found[hook] for hook in self.origin.row_hooks], dim=-1)
 
     @cached_property
     def store(self) -> ActivationStore:
-        """The activations of the dictionary's hook: those that it was trained on, captured, read from the subject, or from a file."""
-        stream = self.folder.need("train").config.get("stream")
+        """The activations of the dictionary's hooks: those that it was trained on, captured, read from the subject, or from a file.
+
+        A row holds what the dictionary reads and behind it its target, if any; of pooled hooks it is that of `hook` alone.
+        """
+        return self.store_of(self.origin.row_hooks)
+
+    def store_of(self, hooks: Sequence[str]) -> ActivationStore:
+        """The activations of some of the hooks that the dictionary was trained on, side by side."""
         if self.vectors is not None:
             return VectorStore(self.vectors)
+        stream = self.folder.need("train").config.get("stream")
         if stream is None:
-            return stored(self.run, self.hook)
-        origin = self.dictionary.provenance
-        assert origin is not None, "a dictionary of a run knows its hook"
-        return SubjectStore(self.subject, self.corpus, from_dict(BufferConfig, stream), (self.hook,), {self.hook: origin.max_norm})
+            return stored(self.run, hooks)
+        return SubjectStore(self.subject, self.corpus, from_dict(BufferConfig, stream), hooks, self.origin.limits())
 
     @cached_property
     def features(self) -> FeatureStore:
@@ -137,7 +170,7 @@ def activations_on(lab: Lab, text: str, features: Sequence[int] | None = None, t
     limit = min(lab.subject.max_context, 4096)
     if not 1 <= len(ids) <= limit:
         raise Invalid(f"The text has {len(ids)} tokens; it must have from 1 to {limit}.")
-    x = lab.subject.activations(torch.tensor([ids]), [lab.hook])[lab.hook][0].to(lab.dictionary.directions)
+    x = lab.rows(torch.tensor([ids]))[0, :, : lab.dictionary.d_in].to(lab.dictionary.directions)
     ordinary = lab.dictionary.ordinary(x).tolist()
     counted = [
         fine and i >= lab.policy.skip_first and token not in lab.policy.special_ids

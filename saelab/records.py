@@ -3,6 +3,7 @@
 A feature's identity everywhere is `model/source/index`: the model's id, the dictionary's name, the row of its decoder.
 """
 
+from dataclasses import field
 from typing import Literal
 
 from saelab.errors import Invalid
@@ -288,6 +289,8 @@ class Quality:
     """FVU of baselines at the same L0 on the same tokens: `random`, `pca`, ..."""
     control_ce_increase: dict[str, float]
     """Increase of the next-token loss with the same baselines spliced in, nats."""
+    hook_fvu: dict[str, float] = field(default_factory=dict[str, float])
+    """FVU at each hook of a dictionary that has several; empty for one hook."""
 
 
 @value

@@ -20,14 +20,15 @@ from saelab.activations.vectors import VECTORS, Vectors, VectorStore
 from saelab.analyses.quality import EvaluateConfig
 from saelab.analyses.quality import evaluate as measure_quality
 from saelab.corpus import Corpus, TokenPolicy, read_corpus
-from saelab.dictionary import DICTIONARIES, Provenance, Trainable
+from saelab.dictionary import DICTIONARIES, Trainable
 from saelab.errors import Conflict, Invalid
 from saelab.features.collect import CollectConfig, forget
 from saelab.features.collect import collect as collect_features
 from saelab.features.geometry import logit_lens, neighbours
 from saelab.features.write import write_features
-from saelab.lab import Lab, load_subject, run_subject, stored
+from saelab.lab import Lab, load_subject, run_subject, stored, widths_of
 from saelab.labellers.base import LABELLERS, Labeller, label_features
+from saelab.provenance import Provenance
 from saelab.registry import Registry
 from saelab.run import Run, differences, write_atomically
 from saelab.scorers.base import SCORERS, Scorer, score_features
@@ -67,6 +68,12 @@ class TrainStage:
     """The trainer's own settings."""
     stream: BufferConfig | None = None
     """Train straight from the subject through such a buffer, without captured activations; none to train on those of `capture`."""
+    target_hook: str | None = None
+    """Where a transcoder writes."""
+    beside: tuple[str, ...] = ()
+    """Further hooks: a crosscoder reads and writes them side by side with `hook`; any other dictionary is trained on all, if `pooled`."""
+    pooled: bool = False
+    """Train one dictionary on the rows of `hook` and of the hooks beside it; it is then looked at where `hook` is."""
     vectors: Vectors | None = None
     """Train on vectors from a file, without subject and text; `hook` is then `vectors`."""
 
@@ -112,6 +119,7 @@ def train(run: Run, config: TrainStage, sae: Any) -> None:  # noqa: ANN401 - the
     if not _NAME.fullmatch(config.source):
         raise Invalid(f"{config.source!r} cannot be a dictionary's name. Use letters, digits, '-', '_' and '.', such as 14-res-topk.")
     kind = architecture_of(sae)
+    check_hooks(config, kind)
     folder = run.source(config.source)
     described = {**to_dict(config), "sae": {"kind": kind.architecture, **to_dict(sae)}}
     if folder.done("train", described):
@@ -123,23 +131,27 @@ def train(run: Run, config: TrainStage, sae: Any) -> None:  # noqa: ANN401 - the
         settings = replace(settings, steps=steps_of(store, settings.batch_size, config.epochs))
     if settings.precision == "auto":
         settings = replace(settings, precision="bf16" if dtype == "bfloat16" else "fp32")
-    dictionary = kind(store.d_in, sae)
+    dictionary = kind.for_widths(widths_of(store), sae)
     policy = store.policy
     dictionary.provenance = Provenance(
         model=model,
-        hook=store.hook,
+        hook=config.hook,
         context=policy.context,
         prepend_bos=policy.prepend_bos,
         skip_first=policy.skip_first,
         special_ids=policy.special_ids,
-        max_norm=store.max_norm,
+        max_norm=store.max_norms[0],
+        target_hook=config.target_hook,
+        beside=config.beside,
+        pooled=config.pooled,
+        other_norms=store.max_norms[1:],
     )
     trainer = Trainer(dictionary, settings, folder.path)
     trainer.fit(_batches(store, config, settings))
     facts = {
         "architecture": kind.architecture,
         "model": model,
-        "hook": store.hook,
+        "hook": config.hook,
         "d_in": dictionary.d_in,
         "d_sae": dictionary.d_sae,
         "steps": settings.steps,
@@ -152,14 +164,37 @@ def train(run: Run, config: TrainStage, sae: Any) -> None:  # noqa: ANN401 - the
 def _activations(run: Run, config: TrainStage) -> tuple[ActivationStore, str, str]:
     """What a training reads, the id of the subject that it comes from, and the subject's number format."""
     if config.vectors is not None:
-        if config.hook != VECTORS or config.stream is not None:
-            raise Invalid(f"Vectors from a file come from no subject: give the hook as {VECTORS!r}, and do not stream.")
+        if hooks_of(config) != (VECTORS,) or config.stream is not None:
+            raise Invalid(f"Vectors from a file come from no subject: give the hook as {VECTORS!r}, no other hook, and do not stream.")
         return VectorStore(config.vectors), Path(config.vectors.file).stem, "float32"
     facts = run.need("read").facts
+    hooks = hooks_of(config)
     if config.stream is None:
-        return stored(run, config.hook), facts["model"], facts["dtype"]
-    store = SubjectStore(run_subject(run), Corpus.open(run.corpus), config.stream, (config.hook,))
+        return stored(run, hooks, config.pooled), facts["model"], facts["dtype"]
+    store = SubjectStore(run_subject(run), Corpus.open(run.corpus), config.stream, hooks, pooled=config.pooled)
     return store, facts["model"], facts["dtype"]
+
+
+def hooks_of(config: TrainStage) -> tuple[str, ...]:
+    """Every hook that a training reads, in the order in which a row holds them."""
+    return (config.hook, *([config.target_hook] if config.target_hook else []), *config.beside)
+
+
+def check_hooks(config: TrainStage, kind: type[Trainable]) -> None:
+    """Refuses hooks that do not suit the architecture. Raises `Invalid`."""
+    hooks, name = hooks_of(config), kind.architecture
+    if len(set(hooks)) < len(hooks):
+        raise Invalid(f"The hooks {', '.join(hooks)} name one place twice. Name each once.")
+    if (kind.places == "target") != (config.target_hook is not None):
+        wrong = "writes at another hook: give target_hook" if kind.places == "target" else "writes where it reads: leave target_hook out"
+        raise Invalid(f"A dictionary of the kind {name} {wrong}.")
+    if config.pooled and (kind.places != "hook" or not config.beside):
+        raise Invalid(
+            f"Pooled rows need two hooks at least, and a dictionary that reads one at a time; {name} on {', '.join(hooks)} is not so."
+        )
+    if not config.pooled and (kind.places == "hooks") != bool(config.beside):
+        wrong = "reads several hooks: name the others in beside" if kind.places == "hooks" else "reads one hook: leave beside out, or pool"
+        raise Invalid(f"A dictionary of the kind {name} {wrong}.")
 
 
 def _batches(store: ActivationStore, config: TrainStage, settings: TrainConfig) -> Batches:
@@ -186,7 +221,8 @@ def collect(run: Run, config: CollectConfig, source: str | None = None) -> None:
     if lab.folder.done("collect", config):
         return
     began, folder = time.monotonic(), lab.folder.path
-    collected = collect_features(lab.dictionary, lab.store.chunks(), lab.corpus, config, folder)
+    chunks = (replace(chunk, x=chunk.x[:, : lab.dictionary.d_in]) for chunk in lab.store.chunks())  # without a target behind it
+    collected = collect_features(lab.dictionary, chunks, lab.corpus, config, folder)
     directions = lab.dictionary.directions
     write_features(
         folder / "features.db",
@@ -195,7 +231,7 @@ def collect(run: Run, config: CollectConfig, source: str | None = None) -> None:
         collected,
         lab.subject.vocabulary,
         neighbours(directions),
-        logit_lens(directions, lab.subject.unembed),
+        logit_lens(directions[:, -lab.dictionary.widths[-1] :], lab.subject.unembed),  # of several hooks the last, nearest to the logits
     )
     num_tokens = collected.statistics.num_tokens
     forget(folder)

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from saelab.errors import Invalid
-from saelab.interventions import feature_edit
+from saelab.interventions import feature_edits
 from saelab.lab import Lab
 from saelab.records import Completion, SteerRequest, SteerToken
 from saelab.subject import Edits, Subject
@@ -44,7 +44,7 @@ def stream_steer(lab: Lab, request: SteerRequest) -> Iterator[SteerToken | Compl
     special = set(policy.special_ids)
     counts = [i >= policy.skip_first and token not in special for i, token in enumerate(prompt)]
     editable = [c and request.edit_prompt for c in counts]
-    edits = {lab.hook: feature_edit(lab.dictionary, request.interventions, lab.max_acts([i.feature for i in request.interventions]))}
+    edits = feature_edits(lab.dictionary, request.interventions, lab.max_acts([i.feature for i in request.interventions]))
     texts = (_Text(subject, "base"), _Text(subject, "steered"))
     for step in subject.generate(
         prompt, [{}, edits], editable=editable, max_tokens=request.max_tokens, temperature=request.temperature, seed=request.seed
@@ -60,7 +60,7 @@ def stream_steer(lab: Lab, request: SteerRequest) -> Iterator[SteerToken | Compl
         dose=dose,
         kl=kl,
         interventions=request.interventions,
-        hook=lab.hook,
+        hook=lab.origin.written_hooks[0],
         num_tokens=len(steered.ids),
         seconds=round(time.monotonic() - began, 3),
     )
@@ -109,12 +109,14 @@ class _Text:
 @torch.inference_mode()
 def _read_back(lab: Lab, edits: Edits, ids: list[int], editable: list[bool], num_prompt: int) -> tuple[float, float]:
     """Dose (mean relative size of the change) and KL (steered from plain, nats a token) along a text."""
-    subject, ((hook, edit),) = lab.subject, edits.items()
+    subject, written = lab.subject, lab.origin.written_hooks
     tokens: Int[Tensor, "1 pos"] = torch.tensor([ids])
     mask: Bool[Tensor, "1 pos"] = torch.tensor([editable], device=subject.device)
-    x = subject.activations(tokens, [hook])[hook]
-    changed = mask & lab.dictionary.ordinary(x)
-    size = (edit(x, mask).float() - x.float()).norm(dim=-1) / x.float().norm(dim=-1)
+    changed = mask & lab.dictionary.ordinary(lab.rows(tokens)[..., : lab.dictionary.d_in])
+    plain_x = subject.activations(tokens, list(edits))
+    edited_x = {hook: edit(plain_x[hook], mask) for hook, edit in edits.items()}
+    before, after = (torch.cat([found[hook].float() for hook in written], dim=-1) for found in (plain_x, edited_x))
+    size = (after - before).norm(dim=-1) / before.norm(dim=-1)
     dose = float(size[changed].mean()) if changed.any() else 0.0
     plain, steered = (subject.logits(tokens, e, mask)[0, num_prompt - 1 : -1].float().log_softmax(-1) for e in ({}, edits))
     kl = (steered.exp() * (steered - plain)).sum(-1)

@@ -90,6 +90,11 @@ class ActivationStore(ABC):
         return {"policy": to_dict(self.policy), "chunks": len(self.chunk_rows())}
 
     @property
+    def max_norms(self) -> tuple[float | None, ...]:
+        """`max_norm` at each hook, where a store holds several."""
+        return (self.max_norm,)
+
+    @property
     def num_rows(self) -> int:
         """All rows, held-out ones included."""
         return sum(self.chunk_rows())

@@ -36,6 +36,11 @@ class JoinedStore(ActivationStore):
         self.d_in, self.policy, self.max_norm = sum(self.widths), stores[0].policy, None
         self.exact = all(store.exact for store in stores)
 
+    @property
+    def max_norms(self) -> tuple[float | None, ...]:
+        """Norm at each hook above which an activation is massive."""
+        return tuple(store.max_norm for store in self.stores)
+
     def chunk_rows(self, held_out: bool | None = None) -> tuple[int, ...]:
         """Rows of each chunk."""
         return self._rows[held_out]

@@ -62,6 +62,11 @@ class SubjectStore(ActivationStore):
         self._shards = self._forward.shards()
         self._train_windows = np.flatnonzero(~corpus.window_held_out)
 
+    @property
+    def max_norms(self) -> tuple[float | None, ...]:
+        """Norm at each hook above which an activation is massive."""
+        return tuple(self._forward.limits.get(hook) for hook in self.hooks)
+
     @cached_property
     def dtype(self) -> torch.dtype:
         """Number format of the activations."""

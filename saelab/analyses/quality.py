@@ -4,6 +4,8 @@
 - CE: next-token loss with the reconstruction spliced in at the hook. Predictions from the first position are left out; positions that
   do not count and massive activations pass through untouched. CE recovered is against replacing activations by their mean; the increase
   in nats says more.
+- A transcoder is measured where it writes; its controls read what it should write. A crosscoder is measured at all of its hooks, each of
+  which weighs the same in the FVU, and all of which are spliced at once. Of pooled hooks, losses are those at the first.
 - A dictionary of bare vectors, which come from no text, has no next-token losses: only FVU, L0, dead and dense features.
 - Controls: random directions and principal components at the same number of active features, on the same tokens.
 """
@@ -16,16 +18,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saelab.activations.base import ActivationStore
 from saelab.activations.shuffle import first_rows
+from saelab.analyses.splices import Apply, Splice, constant, control, own, splice
 from saelab.baselines.pca import PCA
 from saelab.baselines.random import Random
-from saelab.dictionary import Dictionary
 from saelab.errors import Invalid
 from saelab.estimates import ratio, share
 from saelab.lab import Lab
 from saelab.progress import track
 from saelab.records import Estimate, Quality
-from saelab.subject import Edit, Edits
 from saelab.values import value
 
 _STRETCHES = 1000
@@ -54,37 +56,39 @@ def evaluate(lab: Lab, config: EvaluateConfig) -> Quality:
         if getattr(config, name) < least:
             raise Invalid(f"{name} is {getattr(config, name)}; it must be {least} or more.")
     sample = first_rows(lab.store, config.fit_rows, config.seed)
-    mean = sample.mean(0)
-    fvu, l0 = _reconstruction(lab, lab.dictionary, mean, config.seed)
-    k = max(1, min(round(l0.value), lab.dictionary.d_in))
-    controls: dict[str, Dictionary] = {
-        "random": Random.fit(sample, d_sae=lab.dictionary.d_sae, k=k, seed=config.seed),
-        "pca": PCA.fit(sample, k=k),
+    target = sample[:, -lab.dictionary.d_out :]
+    mean, unit = target.mean(0), _units(lab, target)
+    explained = _explained(lab, lab.store, own(lab.dictionary), mean, config.seed)
+    k = max(1, min(round(explained.l0.value), lab.dictionary.d_out))
+    controls = {
+        "random": control(Random.fit(target / unit, d_sae=lab.dictionary.d_sae, k=k, seed=config.seed), unit),
+        "pca": control(PCA.fit(target / unit, k=k), unit),
     }
     firing, rows = _firing(lab, config.alive_rows)
     quality = Quality(
-        fvu=fvu,
-        l0=l0,
+        fvu=explained.fvu,
+        l0=explained.l0,
+        hook_fvu=_at_each_hook(lab, explained, config),
         dead=share(int((firing == 0).sum()), lab.dictionary.d_sae),
         dense=share(int((firing > 0.1 * rows).sum()), lab.dictionary.d_sae),
-        controls={name: _reconstruction(lab, control, mean, config.seed)[0].value for name, control in controls.items()},
+        controls={name: _explained(lab, lab.store, found, mean, config.seed).fvu.value for name, found in controls.items()},
         control_ce_increase={},
     )
     return quality if lab.vectors is not None else _with_losses(quality, lab, mean, controls, config)
 
 
 def _with_losses(
-    quality: Quality, lab: Lab, mean: Float[Tensor, " d_in"], controls: Mapping[str, Dictionary], config: EvaluateConfig
+    quality: Quality, lab: Lab, mean: Float[Tensor, " d_out"], controls: Mapping[str, Apply], config: EvaluateConfig
 ) -> Quality:
     """The same with next-token losses, which only a dictionary of a subject's activations has."""
-    edits: dict[str, Edits] = {
-        "clean": {},
-        "spliced": {lab.hook: _splice(lab, lab.dictionary)},
-        "mean": {lab.hook: _replace(lab, mean)},
-        "zero": {lab.hook: _replace(lab, torch.zeros_like(mean))},
-        **{name: {lab.hook: _splice(lab, control)} for name, control in controls.items()},
+    applied = {"spliced": own(lab.dictionary), **controls}
+    splices: dict[str, Splice] = {
+        "clean": lambda _: {},
+        "mean": splice(lab, constant(mean)),
+        "zero": splice(lab, constant(torch.zeros_like(mean))),
+        **{name: splice(lab, lambda rows, apply=apply: apply(rows)[0]) for name, apply in applied.items()},
     }
-    losses = _losses(lab, edits, config)
+    losses = _losses(lab, splices, config)
     return replace(
         quality,
         ce_clean=losses.mean("clean"),
@@ -99,17 +103,27 @@ def _with_losses(
     )
 
 
+@dataclass(frozen=True)
+class _Explained:
+    """How much of the held-out activations is explained, and with how many features."""
+
+    fvu: Estimate
+    l0: Estimate
+    by_hook: tuple[float, ...]
+
+
 @torch.inference_mode()
-def _reconstruction(lab: Lab, dictionary: Dictionary, mean: Float[Tensor, " d_in"], seed: int) -> tuple[Estimate, Estimate]:
-    """FVU and L0 on the held-out activations."""
-    document = _documents(lab)
+def _explained(lab: Lab, store: ActivationStore, apply: Apply, mean: Float[Tensor, " d_out"], seed: int) -> _Explained:
+    """FVU and L0 on the held-out activations of a store."""
+    document, widths = _documents(lab), lab.dictionary.widths
     size = int(document.max()) + 1
-    error, spread, active, tokens = (torch.zeros(size, dtype=torch.float64) for _ in range(4))
-    for chunk in lab.store.chunks(held_out=True):
+    active, tokens = (torch.zeros(size, dtype=torch.float64) for _ in range(2))
+    error, spread = (torch.zeros(size, len(widths), dtype=torch.float64) for _ in range(2))
+    for chunk in store.chunks(held_out=True):
         x, at = chunk.x.float(), document[chunk.window.long()]
-        codes = dictionary.encode(x)
-        error.index_add_(0, at, (x - dictionary.decode(codes)).double().square().sum(-1))
-        spread.index_add_(0, at, (x - mean).double().square().sum(-1))
+        target, (written, codes) = x[:, -len(mean) :], apply(x)
+        for sums, gap in ((error, target - written), (spread, target - mean)):
+            sums.index_add_(0, at, torch.stack([part.double().square().sum(-1) for part in gap.split(widths, dim=-1)], dim=-1))
         active.index_add_(0, at, codes.l0().double())
         tokens.index_add_(0, at, torch.ones(len(x), dtype=torch.float64))
     if not tokens.sum():
@@ -117,8 +131,34 @@ def _reconstruction(lab: Lab, dictionary: Dictionary, mean: Float[Tensor, " d_in
             "No held-out document has activations, so the quality cannot be measured. Read a larger corpus (about 10 % is held out)."
         )
     seen = np.flatnonzero(tokens.numpy())
-    parts = [part.numpy()[seen] for part in (error, spread, active, tokens)]
-    return ratio(parts[0], parts[1], seen, seed), ratio(parts[2], parts[3], seen, seed)
+    total = spread.sum(0).clamp(min=torch.finfo(spread.dtype).tiny)
+    weight = total.mean() / total  # each hook weighs the same
+    parts = [part.numpy()[seen] for part in (error @ weight, spread @ weight, active, tokens)]
+    by_hook = tuple((error.sum(0) / total).tolist())
+    return _Explained(ratio(parts[0], parts[1], seen, seed), ratio(parts[2], parts[3], seen, seed), by_hook)
+
+
+def _units(lab: Lab, target: Float[Tensor, "row d_out"]) -> Float[Tensor, " d_out"]:
+    """Units in which each of several hooks has the same variance; 1 where there is one."""
+    widths = lab.dictionary.widths
+    if len(widths) == 1:
+        return torch.ones(target.shape[1])
+    norms = [(part - part.mean(0)).square().sum(1).mean().sqrt() for part in target.split(widths, dim=1)]
+    return torch.stack(norms).repeat_interleave(torch.tensor(widths))
+
+
+def _at_each_hook(lab: Lab, explained: _Explained, config: EvaluateConfig) -> dict[str, float]:
+    """FVU at each hook of a dictionary that has several."""
+    hooks = lab.origin.hooks
+    if not lab.origin.pooled:
+        written = lab.origin.written_hooks
+        return dict(zip(written, explained.by_hook, strict=True)) if len(written) > 1 else {}
+    found: dict[str, float] = {}
+    for hook in hooks:
+        store = lab.store_of((hook,))
+        mean = first_rows(store, config.fit_rows, config.seed).mean(0)
+        found[hook] = _explained(lab, store, own(lab.dictionary), mean, config.seed).fvu.value
+    return found
 
 
 def _documents(lab: Lab) -> Int[Tensor, " window"]:
@@ -134,29 +174,13 @@ def _firing(lab: Lab, alive_rows: int) -> tuple[Tensor, int]:
     counts, rows, training = torch.zeros(lab.dictionary.d_sae, dtype=torch.long), 0, 0
     for held_out in (True, False):
         for chunk in lab.store.chunks(held_out=held_out):
-            codes = lab.dictionary.encode(chunk.x.float())
+            codes = lab.dictionary.encode(chunk.x[:, : lab.dictionary.d_in].float())
             counts += torch.bincount(codes.indices[codes.values != 0], minlength=len(counts))
             rows += len(chunk.x)
             training += 0 if held_out else len(chunk.x)
             if training >= alive_rows:
                 break
     return counts, rows
-
-
-def _splice(lab: Lab, dictionary: Dictionary) -> Edit:
-    def edit(x: Float[Tensor, "window pos d"], mask: Bool[Tensor, "window pos"]) -> Float[Tensor, "window pos d"]:
-        kept = (mask & lab.dictionary.ordinary(x))[..., None]
-        rows = x.to(dictionary.directions)  # the subject may run elsewhere and in another number format
-        return torch.where(kept, dictionary.decode(dictionary.encode(rows)).to(x), x)
-
-    return edit
-
-
-def _replace(lab: Lab, vector: Float[Tensor, " d"]) -> Edit:
-    def edit(x: Float[Tensor, "window pos d"], mask: Bool[Tensor, "window pos"]) -> Float[Tensor, "window pos d"]:
-        return torch.where((mask & lab.dictionary.ordinary(x))[..., None], vector.to(x), x)
-
-    return edit
 
 
 @dataclass(frozen=True)
@@ -180,22 +204,23 @@ class _Losses:
 
 
 @torch.inference_mode()
-def _losses(lab: Lab, edits: Mapping[str, Edits], config: EvaluateConfig) -> _Losses:
+def _losses(lab: Lab, splices: Mapping[str, Splice], config: EvaluateConfig) -> _Losses:
     corpus = lab.corpus
     candidates = np.flatnonzero(corpus.window_held_out & (corpus.window_length > lab.policy.skip_first + 1))
     windows = np.sort(np.random.default_rng(config.seed).permutation(candidates)[: config.windows])
     if len(windows) < 2:
         raise Invalid("Fewer than two held-out windows, so losses cannot be compared. Read a larger corpus (about 10 % is held out).")
-    ce: dict[str, list[float]] = {name: [] for name in edits}
-    kl: dict[str, list[float]] = {name: [] for name in edits}
+    ce: dict[str, list[float]] = {name: [] for name in splices}
+    kl: dict[str, list[float]] = {name: [] for name in splices}
     tokens: list[int] = []
     batches = np.array_split(windows, -(-len(windows) // config.batch_windows))
     for batch in track(batches, stage="evaluate", total=len(windows), unit="windows", size=config.batch_windows):
         ids, counted, scored = _padded(lab, batch)
         tokens.extend(scored.sum(-1).tolist())
         clean = lab.subject.logits(ids)
-        for name, edit in edits.items():
-            found = lab.subject.logits(ids, edit, counted) if edit else clean
+        for name, make in splices.items():
+            edits = make(ids)
+            found = lab.subject.logits(ids, edits, counted) if edits else clean
             for row in range(len(ids)):
                 sums = _loss_sums(found[row, :-1], clean[row, :-1], ids[row, 1:].to(found.device), scored[row])
                 ce[name].append(sums[0])

@@ -16,7 +16,8 @@ from saelab.errors import Invalid
 from saelab.kernels.sparse import gather_dot, gather_sum, topk_indices
 from saelab.values import from_dict, to_dict, value
 
-_FREE_NORM = 0.1
+FREE_NORM = 0.1
+"""Norm with which decoder rows begin that may have any."""
 
 
 class Weights(NamedTuple):
@@ -39,6 +40,21 @@ class Kept(NamedTuple):
     """Which they are."""
     starts: Int[Tensor, " row_starts"] | None = None
     """Where each row begins, where they are flat."""
+
+
+class Task(NamedTuple):
+    """What a batch asks of the features, in the space that the weights are trained in."""
+
+    x: Float[Tensor, "row d_in"]
+    """What the encoder reads, centred."""
+    wanted: Float[Tensor, "row d_out"]
+    """What the features should write, less what is written without them."""
+    weights: Weights
+    """Weights for this space."""
+    target: Float[Tensor, "row d_out"]
+    """Raw activations that the dictionary should write."""
+    unit: Tensor | float = 1.0
+    """How much a unit of `wanted` is in raw activations."""
 
 
 class SAE(Affine, Trainable):
@@ -70,7 +86,7 @@ class SAE(Affine, Trainable):
     def initialise(self, sample: Float[Tensor, "row width"], generator: torch.Generator) -> None:
         """Decoder rows random, of norm 1 or short where they are free; encoder equal to the decoder, bias the sample's mean."""
         mean, scale = input_statistics(sample[:, : self.d_in])
-        norm = 1.0 if self.config.decoder == "unit" else _FREE_NORM
+        norm = 1.0 if self.config.decoder == "unit" else FREE_NORM
         self.decoder.copy_(norm * functional.normalize(torch.randn(self.d_sae, self.d_in, generator=generator), dim=1))
         self.encoder.copy_(self.decoder)
         self.b_enc.zero_()
@@ -90,8 +106,8 @@ class SAE(Affine, Trainable):
         if self.config.decoder == "unit":
             self.decoder.div_(self.decoder.norm(dim=1, keepdim=True))
 
-    def relative(self, residual: Float[Tensor, "row d_in"]) -> Float[Tensor, ""]:
-        """Mean square of a residual over the variance of the inputs."""
+    def relative(self, residual: Float[Tensor, "row d_out"]) -> Float[Tensor, ""]:
+        """Mean square of a residual over the variance of what is wanted."""
         return (residual / self.scale).square().mean()
 
     def default_lr(self) -> float:
@@ -105,7 +121,7 @@ class SAE(Affine, Trainable):
     @classmethod
     def restored(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """The dictionary of a file's settings and tensors."""
-        d_sae, d_in = tensors["W_dec"].shape
+        d_in, d_sae = tensors["W_enc"].shape
         return cls(d_in, from_dict(cls.Config, cls.read_config(settings, d_sae))).assign(tensors)
 
     @classmethod
@@ -141,28 +157,31 @@ class Selective(SAE):
             raise Invalid(f"k is {config.k}; it must be between 1 and the number of features, {self.d_sae}.")
         self.k_aux = config.k_aux or 2 ** round(math.log2(max(d_in / 2, 1)))
 
+    def task(self, rows: Float[Tensor, "row width"]) -> Task:
+        """What training rows ask: to write what was read."""
+        x = self.centred(rows)
+        return Task(x=x, wanted=x, weights=Weights(*self.weights()), target=rows.to(x.dtype))
+
     @abstractmethod
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
         """The features that centred activations keep in training."""
 
     def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float) -> Losses:
         """Squared error over the inputs' variance, and the auxiliary term where features are dead."""
-        weights = Weights(*self.weights())
-        x = self.centred(rows)
+        x, wanted, weights, target, unit = self.task(rows)
         kept = self.select(x, weights)
-        terms, residual = self.errors(x, kept, weights)
+        terms, residual = self.errors(wanted, kept, weights)
         if len(dead) and self.config.auxk > 0:
             terms["auxk"] = self.config.auxk * self._auxiliary(x.detach(), residual.detach(), weights, dead)
         fired = (kept.values.detach() != 0).to(x.dtype).flatten()
         active = torch.zeros_like(self.b_enc, requires_grad=False).index_add_(0, kept.indices.flatten(), fired)
-        target = rows.to(x.dtype)
-        return Losses(terms=terms, active=active, reconstruction=(target - residual).detach(), target=target)
+        return Losses(terms=terms, active=active, reconstruction=(target - residual * unit).detach(), target=target)
 
     def errors(
-        self, x: Float[Tensor, "row d_in"], kept: Kept, weights: Weights
-    ) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "row d_in"]]:
-        """The terms that ask for a good reconstruction, and what it leaves of the centred activations."""
-        residual = x - gather_sum(kept.values, kept.indices, weights.decoder, kept.starts)
+        self, wanted: Float[Tensor, "row d_out"], kept: Kept, weights: Weights
+    ) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "row d_out"]]:
+        """The terms that ask for a good reconstruction, and what it leaves of what is wanted."""
+        residual = wanted - gather_sum(kept.values, kept.indices, weights.decoder, kept.starts)
         return {"reconstruction": self.relative(residual)}, residual
 
     def _auxiliary(self, x: Tensor, residual: Tensor, weights: Weights, dead: Int[Tensor, " dead"]) -> Float[Tensor, ""]:
@@ -185,3 +204,9 @@ class Selective(SAE):
         config = super().read_config(settings, d_sae)
         k = settings.get("k", config["k"] if "config" in settings else 100)
         return {**config, "k": min(k, d_sae)}
+
+
+def largest(x: Float[Tensor, "row d_in"], weights: Weights, k: int) -> Kept:
+    """The k largest pre-activations of each row, where they are positive."""
+    indices = topk_indices(x, weights.encoder, weights.bias, k)
+    return Kept(functional.relu(gather_dot(x, weights.encoder, indices) + weights.bias[indices]), indices)

@@ -41,14 +41,18 @@ class BatchTopK(Selective):
     def __init__(self, d_in: int, config: Config) -> None:
         super().__init__(d_in, config)
         self.threshold: Tensor
-        self.register_buffer("threshold", torch.zeros(()))  # in units of `scale`
+        self.register_buffer("threshold", torch.zeros(self.d_sae))  # in units of `scale`; trained as one for all
         self._smallest: Tensor | None = None
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
         """The pre-activations that exceed the threshold."""
         encoder, bias, _ = self.weights()
         pre = functional.linear(self.centred(x), encoder, bias).to(encoder.dtype)
-        return Codes.from_dense((pre * (pre > self.threshold * self.scale)).view(*x.shape[:-1], self.d_sae))
+        return Codes.from_dense((pre * (pre > self.thresholds())).view(*x.shape[:-1], self.d_sae))
+
+    def thresholds(self) -> Float[Tensor, " d_sae"]:
+        """The threshold of each feature for raw activations."""
+        return self.threshold * self.scale
 
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
         """The largest pre-activations of the batch, k a row on average."""
@@ -61,8 +65,13 @@ class BatchTopK(Selective):
     def initialise(self, sample: Float[Tensor, "row width"], generator: torch.Generator) -> None:
         """As every SAE; the threshold halfway between the smallest activation that the sample would keep and the largest that it drops."""
         super().initialise(sample, generator)
-        encoder, bias, _ = self.weights()
-        pre = functional.linear(self.centred(sample[:_FIRST_ROWS]), encoder, bias).flatten()
+        self.start_threshold(sample)
+
+    @torch.no_grad()
+    def start_threshold(self, sample: Float[Tensor, "row width"]) -> None:
+        """Sets the threshold from training rows."""
+        x, _, weights, *_ = self.task(sample[:_FIRST_ROWS])
+        pre = functional.linear(x, weights.encoder, weights.bias).flatten()
         kept = self.config.k * min(len(sample), _FIRST_ROWS)
         around = pre.topk(min(kept + 1, len(pre))).values[-2:]
         self.threshold.copy_((around.mean() / self.scale).clamp(min=0.0))
@@ -76,7 +85,7 @@ class BatchTopK(Selective):
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights under SAELens' names, for raw activations."""
-        return {**super().tensors(), "threshold": (self.threshold * self.scale).expand(self.d_sae)}
+        return {**super().tensors(), "threshold": self.thresholds()}
 
     @classmethod
     def shapes(cls, d_in: int, d_sae: int) -> dict[str, tuple[int, ...]]:
@@ -86,5 +95,5 @@ class BatchTopK(Selective):
     @torch.no_grad()
     def assign(self, tensors: Mapping[str, Tensor]) -> Self:
         """Takes over weights for raw activations, under SAELens' names."""
-        self.threshold.copy_(tensors["threshold"][0])
+        self.threshold.copy_(tensors["threshold"])
         return super().assign(tensors)

@@ -44,10 +44,10 @@ class Matryoshka(BatchTopK):
         """Features of each nested dictionary."""
 
     def errors(
-        self, x: Float[Tensor, "row d_in"], kept: Kept, weights: Weights
-    ) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "row d_in"]]:
+        self, wanted: Float[Tensor, "row d_out"], kept: Kept, weights: Weights
+    ) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "row d_out"]]:
         """The mean of the prefixes' squared errors, and what all features leave."""
-        residual, errors = x, []
+        residual, errors = wanted, []
         for low, high in pairwise((0, *self.prefixes)):
             mine = (kept.indices >= low) & (kept.indices < high)
             residual = residual - gather_sum(kept.values * mine, kept.indices, weights.decoder, kept.starts)

@@ -11,11 +11,10 @@ from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from saelab.dictionary import DICTIONARIES, Codes
-from saelab.kernels.sparse import gather_dot, gather_sum, topk_indices
-from saelab.saes.base import Kept, Selective, Weights
+from saelab.kernels.sparse import gather_sum
+from saelab.saes.base import Kept, Selective, Weights, largest
 from saelab.values import value
 
 _MULTI = 4
@@ -48,23 +47,18 @@ class TopK(Selective):
 
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
         """The k largest pre-activations of each row."""
-        return _largest(x, weights, self.config.k)
+        return largest(x, weights, self.config.k)
 
     def errors(
-        self, x: Float[Tensor, "row d_in"], kept: Kept, weights: Weights
-    ) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "row d_in"]]:
+        self, wanted: Float[Tensor, "row d_out"], kept: Kept, weights: Weights
+    ) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "row d_out"]]:
         """The squared error, and that of four times as many features where it is asked for."""
-        terms, residual = super().errors(x, kept, weights)
+        terms, residual = super().errors(wanted, kept, weights)
         if self.multi:
-            values, indices, _ = _largest(x, weights, min(_MULTI * self.config.k, self.d_sae))
-            terms["multi"] = self.multi * self.relative(x - gather_sum(values, indices, weights.decoder))
+            values, indices, _ = largest(wanted, weights, min(_MULTI * self.config.k, self.d_sae))
+            terms["multi"] = self.multi * self.relative(wanted - gather_sum(values, indices, weights.decoder))
         return terms, residual
 
     def settings(self) -> dict[str, Any]:
         """What SAELens' `cfg.json` says beyond the sizes."""
         return {"k": self.config.k, "rescale_acts_by_decoder_norm": False}
-
-
-def _largest(x: Float[Tensor, "row d_in"], weights: Weights, k: int) -> Kept:
-    indices = topk_indices(x, weights.encoder, weights.bias, k)
-    return Kept(functional.relu(gather_dot(x, weights.encoder, indices) + weights.bias[indices]), indices)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from folders import SOURCE
+from folders import SOURCE, copied
 from pydantic import TypeAdapter
 
 from saelab import stages
@@ -143,3 +143,21 @@ def test_steer_prints_both_texts(process, toy_run):
     assert (lines[0], lines[2]) == ("base", "steered")
     assert all(len(lines[place].split()) > 3 for place in (1, 3))
     assert re.fullmatch(r"dose \d\.\d\d, KL \d\.\d\d nats a token, \d+ tokens in \d+\.\d s", lines[4])
+
+
+@pytest.mark.parametrize(
+    ("words", "source", "said"),
+    [
+        ("--hook blocks.1.hook_resid_mid --target-hook blocks.1.hook_mlp_out sae:transcoder", "1-res-mid-transcoder", "fvu"),
+        (f"--hook blocks.0.hook_resid_post --beside {HOOK} sae:crosscoder", "0-res-crosscoder", f"fvu {HOOK}"),
+        (f"--hook {HOOK} --beside blocks.0.hook_resid_post --pooled sae:topk", "1-res-pooled-topk", "fvu blocks.0.hook_resid_post"),
+    ],
+)
+def test_several_hooks_are_captured_trained_on_and_measured(saelab, toy_run, tmp_path, words, source, said):
+    run = copied(toy_run, tmp_path / "run")
+    trained = saelab("train", run.path, "--train.steps", 20, *words.split(), "--sae.d-sae", 64, "--sae.k", 4)
+    assert trained.code == 0, trained.err
+    assert trained.out.strip().endswith(source)
+    measured = saelab("evaluate", run.path, "--source", source, "--windows", 8)
+    assert measured.code == 0, measured.err
+    assert said in measured.out

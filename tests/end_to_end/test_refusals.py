@@ -98,6 +98,13 @@ REFUSED = {
     "changed labeller": ("label PLACE/good --labeller.price 7", r"price: 0\.02, now 7\.0"),
     "changed scorer": ("score PLACE/good --scorer.nulls 7", "nulls: 12, now 7"),
     "changed capture": (f"capture PLACE/good --hooks {HOOK} --dtype float32", "dtype: 'bfloat16', now 'float32'"),
+    "unknown target hook": (
+        f"train PLACE/good --hook {HOOK} --target-hook blocks.1.hook_mlp_uot sae:transcoder",
+        r"Unknown hook of toy .*Did you mean .*blocks\.1\.hook_mlp_out",
+    ),
+    "no target hook": (f"train PLACE/good --hook {HOOK} sae:transcoder", "transcoder writes at another hook: give target_hook"),
+    "one hook for a crosscoder": (f"train PLACE/good --hook {HOOK} sae:crosscoder", "crosscoder reads several hooks"),
+    "two hooks for one": (f"train PLACE/good --hook {HOOK} --beside blocks.0.hook_resid_post", "topk reads one hook: .*or pool"),
     "no features at all": ("train PLACE/good --source new sae:topk --sae.d-sae 0", "k is 32; .*number of features, 0"),
     "too many at once": ("train PLACE/good --source new sae:topk --sae.k 99999", "k is 99999"),
     "no steps": ("train PLACE/good --source new --train.steps 0", "steps is 0"),

@@ -38,8 +38,8 @@ class Scaled:
     def encode(self, x: Tensor) -> Codes:
         return self.inner.encode(x / self.scale)
 
-    def decode(self, codes: Codes) -> Tensor:
-        return self.inner.decode(codes) * self.scale
+    def written(self, x: Tensor, codes: Codes) -> Tensor:
+        return self.inner.written(x / self.scale, codes) * self.scale
 
 
 def perfect(lab: Lab) -> Dictionary:
@@ -68,7 +68,16 @@ def fake(lab: Lab, **parts):
     """What the analysis needs of a dictionary, reading where the lab's own one reads."""
     own = lab.dictionary
     return SimpleNamespace(
-        **{"d_in": own.d_in, "directions": own.directions, "ordinary": own.ordinary, "provenance": own.provenance, **parts}
+        written=lambda _x, codes: parts["decode"](codes),
+        **{
+            "d_in": own.d_in,
+            "d_out": own.d_out,
+            "widths": own.widths,
+            "directions": own.directions,
+            "ordinary": own.ordinary,
+            "provenance": own.provenance,
+            **parts,
+        },
     )
 
 

@@ -8,6 +8,7 @@ from tiny import make_subject
 
 from saelab.corpus import TokenPolicy
 from saelab.errors import Invalid
+from saelab.provenance import Provenance
 from saelab.records import Completion, Intervention, SteerRequest
 from saelab.saes.topk import TopK
 from saelab.steering import first_difference, steer, stream_steer
@@ -18,10 +19,14 @@ def lab():
     subject = make_subject("llama")
     dictionary = TopK(32, TopK.Config(d_sae=64, k=8))
     dictionary.initialise(torch.randn(500, 32, generator=torch.Generator().manual_seed(0)), torch.Generator().manual_seed(0))
+    hook = "blocks.1.hook_resid_post"
+    dictionary.provenance = Provenance(model="tiny", hook=hook, context=16, prepend_bos=False, skip_first=1, special_ids=(0, 1))
     return SimpleNamespace(
         subject=subject,
         policy=TokenPolicy(context=16, special_ids=(0, 1)),
-        hook="blocks.1.hook_resid_post",
+        hook=hook,
+        origin=dictionary.provenance,
+        rows=lambda tokens: subject.activations(tokens, [hook])[hook],
         dictionary=dictionary,
         max_acts=lambda features: dict.fromkeys(features, 2.0),
     )

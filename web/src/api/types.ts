@@ -968,6 +968,13 @@ export interface components {
             control_ce_increase: {
                 [key: string]: number;
             };
+            /**
+             * Hook Fvu
+             * @description FVU at each hook of a dictionary that has several; empty for one hook.
+             */
+            hook_fvu: {
+                [key: string]: number;
+            };
         };
         /**
          * RunSummary
