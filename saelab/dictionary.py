@@ -249,19 +249,29 @@ def load_dictionary(folder: Path) -> Dictionary:
     ours: dict[str, Any] = (metadata.get("saelab") if isinstance(metadata, dict) else None) or {}
     if ours.get("format", FORMAT) != FORMAT:
         raise Corrupt(f"{file}: metadata.saelab.format is {ours['format']}; this version of saelab reads format {FORMAT}. Update saelab.")
-    kind = DICTIONARIES[str(ours.get("architecture", settings["architecture"]))]
+    if "config" in ours:
+        settings["config"] = ours["config"]
+    weights = folder / WEIGHTS_FILE
+    dictionary = assemble(str(ours.get("architecture", settings["architecture"])), settings, read_tensors(weights), weights)
+    if ours.get("provenance") is not None:
+        dictionary.provenance = from_dict(Provenance, ours["provenance"])
+    return dictionary
+
+
+def assemble(architecture: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], file: Path) -> Dictionary:
+    """The dictionary of a registered architecture, from SAELens' settings and tensors; `file` is where the tensors come from.
+
+    Raises `NotFound` for one that is not registered, `Corrupt` for tensors that are not those of the settings, and `Invalid` for a
+    treatment of activations that saelab does not do.
+    """
+    kind = DICTIONARIES[architecture]
     for name in ("normalize_activations", "reshape_activations"):
         if settings.get(name, "none") != "none":
             raise Invalid(
                 f"{file}: {name} is {settings[name]!r}; saelab reads only dictionaries saved with 'none', the treatment folded in."
             )
-    tensors = _read_tensors(folder / WEIGHTS_FILE, kind.shapes(settings["d_in"], settings["d_sae"]))
-    if "config" in ours:
-        settings = {**settings, "config": ours["config"]}
-    dictionary = kind.restored(settings, _conventional(settings, tensors))
-    if ours.get("provenance") is not None:
-        dictionary.provenance = from_dict(Provenance, ours["provenance"])
-    return dictionary
+    checked = _checked(file, tensors, kind.shapes(settings["d_in"], settings["d_sae"]))
+    return kind.restored(settings, _conventional(settings, checked))
 
 
 def _read_settings(file: Path) -> dict[str, Any]:
@@ -280,21 +290,25 @@ def _read_settings(file: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", settings)
 
 
-def _read_tensors(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises `NotFound` or `Corrupt` naming it."""
     if not file.is_file():
-        raise NotFound(f"{file} is missing, though {CONFIG_FILE} is there. Copy the whole folder, or train the dictionary again.")
+        raise NotFound(f"{file} is missing, though its settings are there. Copy the whole folder, or train the dictionary again.")
     try:
         with safe_open(file, framework="pt") as opened:
-            tensors = {name: cast("Tensor", opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118 - not a dict
+            return {name: cast("Tensor", opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise Corrupt(f"{file}: truncated or not a safetensors file ({error}). Copy it again, or train the dictionary again.") from None
+
+
+def _checked(file: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     for name in sorted({*shapes, *tensors}):
         if name not in tensors:
             raise Corrupt(f"{file}: tensor {name} of shape {list(shapes[name])} is missing. It holds {', '.join(sorted(tensors))}.")
         if name not in shapes:
             raise Corrupt(f"{file}: unexpected tensor {name}. Expected {', '.join(sorted(shapes))}.")
         if tuple(tensors[name].shape) != shapes[name]:
-            raise Corrupt(f"{file}: tensor {name} has shape {list(tensors[name].shape)}; {CONFIG_FILE} says {list(shapes[name])}.")
+            raise Corrupt(f"{file}: tensor {name} has shape {list(tensors[name].shape)}; its settings say {list(shapes[name])}.")
         if not bool(tensors[name].isfinite().all()):
             raise Corrupt(f"{file}: tensor {name} holds values that are not finite. Train the dictionary again.")
     return {name: tensor.float() for name, tensor in tensors.items()}
@@ -303,9 +317,12 @@ def _read_tensors(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str
 def _conventional(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same function written our way: the decoder's bias subtracted from the input, activations not rescaled by decoder norms."""
     tensors = dict(tensors)
+    biases = [name for name in ("b_enc", "b_gate", "b_mag") if name in tensors]
     if not settings.get("apply_b_dec_to_input", True):
-        tensors["b_enc"] = tensors["b_enc"] + tensors["b_dec"] @ tensors["W_enc"]
+        shift = tensors["b_dec"] @ tensors["W_enc"]
+        for name in biases:
+            tensors[name] = tensors[name] + (shift * tensors["r_mag"].exp() if name == "b_mag" else shift)
     if settings.get("rescale_acts_by_decoder_norm", False):
         norm = tensors["W_dec"].norm(dim=1).clamp(min=math.ulp(1.0))
-        tensors |= {"W_enc": tensors["W_enc"] * norm, "b_enc": tensors["b_enc"] * norm, "W_dec": tensors["W_dec"] / norm[:, None]}
+        tensors |= {name: tensors[name] * norm for name in ("W_enc", *biases)} | {"W_dec": tensors["W_dec"] / norm[:, None]}
     return tensors

@@ -128,7 +128,7 @@ def test_truncated_weights_are_corrupt(tmp_path, kept):
 
 def test_a_tensor_of_another_shape_is_corrupt_and_named(tmp_path):
     by_hand(tmp_path, "topk", {**TENSORS, "b_enc": torch.zeros(4)})
-    with pytest.raises(Corrupt, match=r"sae_weights\.safetensors: tensor b_enc has shape \[4\]; cfg\.json says \[5\]"):
+    with pytest.raises(Corrupt, match=r"sae_weights\.safetensors: tensor b_enc has shape \[4\]; its settings say \[5\]"):
         load_dictionary(tmp_path)
 
 
