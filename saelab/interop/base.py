@@ -133,5 +133,6 @@ def refuse(dictionary: Dictionary, format: str, known: Mapping[str, Any]) -> Non
     """Raises `Invalid` where a format has no place for the dictionary's architecture; `known` are those it has."""
     if dictionary.architecture not in known:
         raise Invalid(
-            f"The format {format} cannot hold a dictionary of the architecture {dictionary.architecture}. It holds: {', '.join(sorted(known))}."
+            f"The format {format} cannot hold a dictionary of the architecture {dictionary.architecture}. "
+            f"It holds: {', '.join(sorted(known))}."
         )

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -44,7 +44,9 @@ _CLASSES = (
     _Class("AutoEncoderTopK", "TopKTrainer", "topk", {**_LAYERS, "b_dec": "b_dec"}, ("k", "threshold")),
     _Class("BatchTopKSAE", "BatchTopKTrainer", "batchtopk", {**_LAYERS, "b_dec": "b_dec"}, ("k", "threshold")),
     _Class("MatryoshkaBatchTopKSAE", "MatryoshkaBatchTopKTrainer", "matryoshka", _BARE, ("k", "threshold", "group_sizes")),
-    _Class("JumpReluAutoEncoder", "JumpReluTrainer", "jumprelu", {**_BARE, "threshold": "threshold"}, settings={"apply_b_dec_to_input": False}),
+    _Class(
+        "JumpReluAutoEncoder", "JumpReluTrainer", "jumprelu", {**_BARE, "threshold": "threshold"}, settings={"apply_b_dec_to_input": False}
+    ),
     _Class(
         "GatedAutoEncoder",
         "GatedSAETrainer",
@@ -109,14 +111,14 @@ class DictionaryLearning(Format):
     def write(cls, dictionary: Dictionary, folder: Path) -> None:
         """Writes a dictionary. Raises `Invalid` where the library has no class for it, `Conflict` if the folder cannot be written."""
         refuse(dictionary, "dictionary_learning", _WRITTEN)
-        kind = _WRITTEN[dictionary.architecture]
+        kind, ours = _WRITTEN[dictionary.architecture], cast("Any", dictionary)
         tensors = _theirs(kind, {name: tensor.detach().float().cpu() for name, tensor in dictionary.tensors().items()})
         state = {name: _oriented(tensors, to) for name, to in kind.names.items()}
         if "k" in kind.extra:
-            config = getattr(dictionary, "config")
-            state |= {"k": torch.tensor(config.k, dtype=torch.int), "threshold": tensors.get("threshold", torch.tensor([-1.0]))[0].clone()}
+            threshold = tensors["threshold"][0].clone() if "threshold" in tensors else torch.tensor(-1.0)
+            state |= {"k": torch.tensor(ours.config.k, dtype=torch.int), "threshold": threshold}
         if "group_sizes" in kind.extra:
-            state["group_sizes"] = torch.tensor(getattr(dictionary, "prefixes")).diff(prepend=torch.zeros(1, dtype=torch.int64))
+            state["group_sizes"] = torch.tensor((0, *ours.prefixes)).diff()
         with whole(folder / _WEIGHTS) as half:
             torch.save(state, half)
         write_atomically(folder / _CONFIG, json.dumps(_config(kind, dictionary), indent=2) + "\n")
@@ -152,8 +154,8 @@ def _threshold(file: Path, extra: Mapping[str, Tensor]) -> Tensor:
     threshold = extra.get("threshold", torch.tensor(-1.0)).float()
     if float(threshold) < 0:
         raise Invalid(
-            f"{file}: the threshold is {float(threshold):g}, so training ended before it was set, and nothing says when a feature is active. "
-            "Train past threshold_start_step, or set the threshold and save again."
+            f"{file}: the threshold is {float(threshold):g}, so training ended before it was set, and nothing says when a feature is "
+            "active. Train past threshold_start_step, or set the threshold and save again."
         )
     return threshold
 
@@ -180,5 +182,5 @@ def _config(kind: _Class, dictionary: Dictionary) -> dict[str, Any]:
         "submodule_name": f"{place}_layer_{found[1]}" if found and place else None,
     }
     if "k" in kind.extra:
-        trainer["k"] = getattr(dictionary, "config").k
+        trainer["k"] = cast("Any", dictionary).config.k
     return {"trainer": trainer, "buffer": {"d_submodule": dictionary.d_in, "io": "out", "ctx_len": origin.context if origin else None}}

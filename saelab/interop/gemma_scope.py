@@ -1,6 +1,7 @@
 """Gemma Scope: one `params.npz`, a JumpReLU SAE whose decoder bias is not subtracted from the input.
 
-Lieberum et al. 2024, https://arxiv.org/abs/2408.05147. The file says nothing of model or hook; both stand in the repository's name and path.
+Lieberum et al. 2024, https://arxiv.org/abs/2408.05147. The file says nothing of model or hook; both stand in the repository's name and in
+the path.
 """
 
 import zipfile

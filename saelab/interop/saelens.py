@@ -46,7 +46,7 @@ class SAELens(Format):
 
     @classmethod
     def read(cls, path: Path) -> Foreign:
-        """What the folder holds. Raises `Invalid` for architectures and treatments of activations without counterpart, `Corrupt` otherwise."""
+        """What the folder holds. Raises `Invalid` for an architecture or a treatment of activations without counterpart."""
         file = path / CONFIG_FILE
         settings = _modern(read_json(file, {"d_in": int, "d_sae": int}))
         metadata = settings.get("metadata") or {}
@@ -93,12 +93,13 @@ def _modern(config: Mapping[str, Any]) -> dict[str, Any]:
     k = (flat.get("activation_fn_kwargs") or {}).get("k")
     topk = flat.get("activation_fn") == "topk" and k is not None
     normalise = flat.get("normalize_activations")
+    said = {name: flat[name] for name in ("model_name", "hook_name", "prepend_bos") if name in flat}
     return {
         **flat,
         "architecture": "topk" if topk else flat.get("architecture", "standard"),
         "k": k if topk else flat.get("k", 100),
         "normalize_activations": "expected_average_only_in" if normalise is True else normalise or "none",
-        "metadata": {**(metadata or {}), "prepend_bos": True, **{name: flat[name] for name in ("model_name", "hook_name", "prepend_bos") if name in flat}},
+        "metadata": {**(metadata or {}), "prepend_bos": True, **said},
     }
 
 

@@ -20,7 +20,13 @@ from saelab.run import whole, write_atomically
 
 _WEIGHTS = "sae.safetensors"
 _NAMES = {"encoder.weight": "W_enc.T", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
-_PLACES = {None: "hook_resid_post", "mlp": "hook_mlp_out", "attn": "hook_attn_out", "self_attn": "hook_attn_out", "attention": "hook_attn_out"}
+_PLACES = {
+    None: "hook_resid_post",
+    "mlp": "hook_mlp_out",
+    "attn": "hook_attn_out",
+    "self_attn": "hook_attn_out",
+    "attention": "hook_attn_out",
+}
 
 
 @FORMATS.register("sparsify")
