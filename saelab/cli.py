@@ -3,19 +3,19 @@
 import ctypes
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Union
 
 import tyro
-from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional
 
 from saelab import recipes, stages
 from saelab.activations.capture import CaptureConfig
 from saelab.analyses.quality import EvaluateConfig
+from saelab.console import ERR, OUT
 from saelab.dictionary import DICTIONARIES, Trainable
 from saelab.errors import Conflict, Invalid, SaelabError, unknown
+from saelab.exchange import Export, Import
 from saelab.features.collect import CollectConfig
 from saelab.lab import Lab
 from saelab.labellers.base import LABELLERS, Labeller
@@ -32,14 +32,9 @@ from saelab.subject import SubjectConfig
 from saelab.texts.base import TEXTS, TextSource
 from saelab.texts.bundled import Bundled
 from saelab.training import TrainConfig
-from saelab.values import from_dict, value
+from saelab.values import value
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # numbers of <malloc.h>
-
-OUT = Console(highlight=False, soft_wrap=True)
-"""Where results go."""
-ERR = Console(stderr=True, highlight=False, soft_wrap=True)
-"""Where messages go."""
 
 
 def _choice(registry: Registry[Any], prefix: str) -> Any:  # noqa: ANN401 - a type made at run time
@@ -124,7 +119,7 @@ class Train:
         run = Run(self.run)
         self._read(run)
         hook = self.hook or middle_hook(run)
-        self._capture(run, hook)
+        stages.capture_hook(run, hook)
         source = self.source or stages.source_name(hook, stages.architecture_of(self.sae).architecture)
         stages.train(run, stages.TrainStage(hook=hook, source=source, epochs=self.epochs, train=self.train), self.sae)
         OUT.print(f"{run.path / 'dictionaries' / source}")
@@ -139,12 +134,6 @@ class Train:
                 f"{run.path} has already been read, with the model {done.config['subject']['model']!r}. Leave out --model and texts to "
                 "train on it, or use another run folder."
             )
-
-    def _capture(self, run: Run, hook: str) -> None:
-        """As the run's other hooks were captured, where it has any."""
-        done = run.manifest("capture")
-        config = from_dict(CaptureConfig, done.config) if done else CaptureConfig(hooks=(hook,))
-        stages.capture(run, replace(config, hooks=(hook,)))
 
 
 @value
@@ -289,11 +278,13 @@ COMMANDS: dict[str, type[Command]] = {
     "read": Read,
     "capture": Capture,
     "train": Train,
+    "import": Import,
     "evaluate": Evaluate,
     "collect": Collect,
     "label": LabelFeatures,
     "score": ScoreLabels,
     "steer": Steer,
+    "export": Export,
     "make": Make,
 }
 """The library's commands; the server adds `serve`."""
