@@ -11,6 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from saelab import stages
 from saelab.activations.disk import DiskStore
 from saelab.console import OUT
+from saelab.corpus import Corpus
 from saelab.dictionary import save_dictionary
 from saelab.errors import Conflict, Invalid
 from saelab.interop.base import Foreign, find_foreign, write_foreign
@@ -89,13 +90,12 @@ def _hook(run: Run, foreign: Foreign, config: ImportConfig) -> str:
             f"another name, or one tuned from it, say so: --model {facts['model']}"
         )
     begins = said.prepend_bos if config.prepend_bos is None else config.prepend_bos
-    read = facts["policy"]["prepend_bos"]
+    read = Corpus.open(run.corpus).policy.prepend_bos
     if begins is not None and begins != read:
-        flags = ("--no-prepend-bos", "--prepend-bos")
         raise Conflict(
             f"{files} was trained on windows {'with' if begins else 'without'} the beginning-of-sequence token; those of {run.path} are "
-            f"{'with' if read else 'without'} it. Read the corpus into another run with {flags[begins]}, or, if what the files say is wrong, "
-            f"import with {flags[read]}."
+            f"{'with' if read else 'without'} it. Read the corpus into another run with --prepend-bos {begins}, or, if what the files say "
+            f"is wrong, import with --prepend-bos {read}."
         )
     return hook
 
