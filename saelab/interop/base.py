@@ -127,12 +127,3 @@ def named(file: Path, tensors: Mapping[str, Tensor], names: Mapping[str, str]) -
         said = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"holds {', '.join(extra)}, which is not known"] * bool(extra)
         raise Corrupt(f"{file} {' and '.join(said)}. Expected {', '.join(sorted(names))}.")
     return {to.removesuffix(".T"): tensors[name].float().T if to.endswith(".T") else tensors[name].float() for name, to in names.items()}
-
-
-def refuse(dictionary: Dictionary, format: str, known: Mapping[str, Any]) -> None:
-    """Raises `Invalid` where a format has no place for the dictionary's architecture; `known` are those it has."""
-    if dictionary.architecture not in known:
-        raise Invalid(
-            f"The format {format} cannot hold a dictionary of the architecture {dictionary.architecture}. "
-            f"It holds: {', '.join(sorted(known))}."
-        )

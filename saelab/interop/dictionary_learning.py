@@ -18,7 +18,7 @@ from torch import Tensor
 
 from saelab.dictionary import Dictionary
 from saelab.errors import Corrupt, Invalid
-from saelab.interop.base import FORMATS, Foreign, Format, Origin, named, read_json, refuse
+from saelab.interop.base import FORMATS, Foreign, Format, Origin, named, read_json
 from saelab.run import whole, write_atomically
 
 _WEIGHTS, _CONFIG = "ae.pt", "config.json"
@@ -110,7 +110,11 @@ class DictionaryLearning(Format):
     @classmethod
     def write(cls, dictionary: Dictionary, folder: Path) -> None:
         """Writes a dictionary. Raises `Invalid` where the library has no class for it, `Conflict` if the folder cannot be written."""
-        refuse(dictionary, "dictionary_learning", _WRITTEN)
+        if dictionary.architecture not in _WRITTEN:
+            raise Invalid(
+                f"The format dictionary_learning cannot hold a dictionary of the architecture {dictionary.architecture}. "
+                f"It holds: {', '.join(sorted(_WRITTEN))}."
+            )
         kind, ours = _WRITTEN[dictionary.architecture], cast("Any", dictionary)
         tensors = _theirs(kind, {name: tensor.detach().float().cpu() for name, tensor in dictionary.tensors().items()})
         state = {name: _oriented(tensors, to) for name, to in kind.names.items()}

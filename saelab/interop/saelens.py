@@ -97,7 +97,7 @@ def _modern(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **flat,
         "architecture": "topk" if topk else flat.get("architecture", "standard"),
-        "k": k if topk else flat.get("k", 100),
+        **({"k": k} if topk else {}),
         "normalize_activations": "expected_average_only_in" if normalise is True else normalise or "none",
         "metadata": {**(metadata or {}), "prepend_bos": True, **said},
     }

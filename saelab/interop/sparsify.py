@@ -15,11 +15,12 @@ from safetensors.torch import save_file
 
 from saelab.dictionary import CONFIG_FILE, Dictionary, read_tensors
 from saelab.errors import Invalid
-from saelab.interop.base import FORMATS, Foreign, Format, Origin, named, read_json, refuse
+from saelab.interop.base import FORMATS, Foreign, Format, Origin, named, read_json
 from saelab.run import whole, write_atomically
 
 _WEIGHTS = "sae.safetensors"
 _NAMES = {"encoder.weight": "W_enc.T", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
+_LAYOUTS = {"topk": (False, False), "topk_transcoder": (True, False), "topk_skip_transcoder": (True, True)}
 _PLACES = {
     None: "hook_resid_post",
     "mlp": "hook_mlp_out",
@@ -65,10 +66,15 @@ class Sparsify(Format):
 
     @classmethod
     def write(cls, dictionary: Dictionary, folder: Path) -> None:
-        """Writes a TopK dictionary. Raises `Invalid` for any other, `Conflict` if the folder cannot be written."""
-        refuse(dictionary, "sparsify", {"topk": None})
+        """Writes a TopK dictionary or transcoder. Raises `Invalid` for any other, `Conflict` if the folder cannot be written."""
+        if dictionary.layout not in _LAYOUTS or dictionary.d_out != dictionary.d_in:
+            raise Invalid(
+                f"The format sparsify cannot hold a dictionary of the architecture {dictionary.architecture} with {dictionary.d_in} values "
+                f"read and {dictionary.d_out} written. It holds {', '.join(_LAYOUTS)}, with as many values read as written."
+            )
+        transcoder, skip = _LAYOUTS[dictionary.layout]
         tensors = {name: tensor.detach().float().cpu() for name, tensor in dictionary.tensors().items()}
-        ours = {name: tensors[to.removesuffix(".T")] for name, to in _NAMES.items()} | {"encoder.weight": tensors["W_enc"].T}
+        ours = {"encoder.weight": tensors.pop("W_enc").T, "encoder.bias": tensors.pop("b_enc"), **tensors}
         with whole(folder / _WEIGHTS) as half:
             save_file({name: tensor.contiguous() for name, tensor in ours.items()}, half)
         config = {
@@ -78,8 +84,8 @@ class Sparsify(Format):
             "num_latents": dictionary.d_sae,
             "k": dictionary.settings()["k"],
             "multi_topk": False,
-            "skip_connection": False,
-            "transcode": False,
+            "skip_connection": skip,
+            "transcode": transcoder,
             "d_in": dictionary.d_in,
         }
         write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
