@@ -138,7 +138,7 @@ MISSPELT = {
     "label": ("label PLACE/good --labeller.prise 3", "--labeller.prise.*--labeller.price"),
     "score": ("score PLACE/good --scorer.null 3", "--scorer.null.*--scorer.nulls"),
     "steer": ("steer PLACE/good --prompt a --feature 1 --strenght 3", "--strenght.*--strength"),
-    "import": ("import PLACE/good PLACE/good --sorce new", "--sorce.*--source"),
+    "import": ("import PLACE/good PLACE/good --source new --hok x", "--hok.*--hook"),
     "export": ("export PLACE/good PLACE/new --fromat saelens", "--fromat.*--format"),
     "a format that is only read": ("export PLACE/good PLACE/new --format gemma_scope", "gemma_scope.*saelens.*sparsify"),
     "make": ("make toy --runn PLACE/new", "--runn.*--run"),
