@@ -11,16 +11,18 @@ from saelab.interop.base import FORMATS, find_foreign, read_foreign, write_forei
 from saelab.interop.hub import download
 from saelab.saes.abstopk import AbsTopK
 from saelab.saes.batchtopk import BatchTopK
+from saelab.saes.gated import Gated
 from saelab.saes.jumprelu import JumpReLU
 from saelab.saes.matryoshka import Matryoshka
+from saelab.saes.standard import Standard
 from saelab.saes.topk import TopK
 from saelab.testing import planted, small
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "interop"
 HELD = {
-    "saelens": (TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU),
+    "saelens": (TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU, Standard, Gated),
     "sparsify": (TopK,),
-    "dictionary_learning": (TopK, BatchTopK, Matryoshka, JumpReLU),
+    "dictionary_learning": (TopK, BatchTopK, Matryoshka, JumpReLU, Standard, Gated),
 }
 PAIRS = [(form, kind) for form, kinds in HELD.items() for kind in kinds]
 
