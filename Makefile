@@ -11,6 +11,7 @@ INSTALLED := $(VENV)/installed
 NPM := $(BIN)/python web/npm.py
 NODE_MODULES := web/node_modules/installed
 DASHBOARD := server/saelab_server/web/index.html
+PEERS := .interop
 WEB_SOURCES := $(shell find web/src web/public -type f 2>/dev/null) $(wildcard web/*.html web/*.json web/*.ts)
 
 RUN ?= runs/demo
@@ -19,7 +20,7 @@ PORT ?= 8000
 # Threads that wait by spinning slow each other many times over as soon as anything else runs.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: help setup web browser demo test check lint fmt types bench golden clean
+.PHONY: help setup web browser demo test check lint fmt types bench golden interop clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,5 +76,21 @@ bench: setup ## Speeds on this machine beside plain PyTorch, with what `make dem
 golden: setup ## Write the recorded trajectories anew; review the difference
 	@SAELAB_GOLDEN=write $(BIN)/python -m pytest -k golden
 
+interop: setup $(PEERS)/installed ## Theirs read by us and ours by them: SAELens, sparsify, dictionary_learning
+	@rm -rf $(PEERS)/theirs $(PEERS)/ours
+	@$(PEERS)/bin/python tests/interop/make_fixtures.py $(PEERS)/theirs
+	@SAELAB_INTEROP=$(PEERS)/theirs $(BIN)/python -m pytest tests/library/interop/test_interop_golden.py
+	@$(BIN)/python tests/interop/write_ours.py $(PEERS)/ours
+	@$(PEERS)/bin/python tests/interop/read_ours.py $(PEERS)/ours
+
+# SAELens needs an older TransformerLens than ours. What torchvision brings nobody here calls, and it must fit the build of PyTorch.
+$(PEERS)/installed: tests/interop/peers.txt
+	@$(BIN)/python -m venv --clear $(PEERS)
+	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check torch==2.13.0
+	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check torch==2.13.0 --requirement tests/interop/peers.txt
+	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps llamascopium==2.0.0b34
+	@$(PEERS)/bin/python -m pip uninstall -qq --yes torchvision
+	@touch $@
+
 clean: ## Remove all that is built or installed here; runs stay
-	@rm -rf $(VENV) web/node_modules $(dir $(DASHBOARD)) dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(PEERS) web/node_modules $(dir $(DASHBOARD)) dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

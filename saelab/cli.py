@@ -3,12 +3,10 @@
 import ctypes
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Union
 
 import tyro
-from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional
 
 from saelab import recipes, stages
@@ -16,8 +14,10 @@ from saelab.activations.buffer import BufferConfig
 from saelab.activations.capture import CaptureConfig
 from saelab.activations.vectors import VECTORS, Vectors
 from saelab.analyses.quality import EvaluateConfig
+from saelab.console import ERR, OUT
 from saelab.dictionary import DICTIONARIES, Trainable
 from saelab.errors import Invalid, SaelabError, unknown
+from saelab.exchange import Export, Import
 from saelab.features.collect import CollectConfig
 from saelab.lab import Lab
 from saelab.labellers.base import LABELLERS, Labeller
@@ -36,11 +36,6 @@ from saelab.training import TrainConfig
 from saelab.values import value
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # numbers of <malloc.h>
-
-OUT = Console(highlight=False, soft_wrap=True)
-"""Where results go."""
-ERR = Console(stderr=True, highlight=False, soft_wrap=True)
-"""Where messages go."""
 
 
 def _choice(registry: Registry[Any], prefix: str) -> Any:  # noqa: ANN401 - a type made at run time
@@ -298,11 +293,13 @@ COMMANDS: dict[str, type[Command]] = {
     "read": Read,
     "capture": Capture,
     "train": Train,
+    "import": Import,
     "evaluate": Evaluate,
     "collect": Collect,
     "label": LabelFeatures,
     "score": ScoreLabels,
     "steer": Steer,
+    "export": Export,
     "make": Make,
 }
 """The library's commands; the server adds `serve`."""

@@ -30,12 +30,12 @@ from saelab.lab import Lab, load_subject, run_subject, stored, widths_of
 from saelab.labellers.base import LABELLERS, Labeller, label_features
 from saelab.provenance import Provenance
 from saelab.registry import Registry
-from saelab.run import Run, differences, write_atomically
+from saelab.run import Run, Stages, differences, write_atomically
 from saelab.scorers.base import SCORERS, Scorer, score_features
 from saelab.subject import SubjectConfig
 from saelab.texts.base import TEXTS, TextSource
 from saelab.training import Batches, TrainConfig, Trainer
-from saelab.values import to_dict, to_json, value
+from saelab.values import from_dict, to_dict, to_json, value
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -114,13 +114,40 @@ def capture(run: Run, config: CaptureConfig) -> None:
     run.finish("capture", replace(config, hooks=tuple(hooks)), {"hooks": hooks, "num_rows": rows}, began)
 
 
+def capture_hook(run: Run, hook: str) -> DiskStore:
+    """Activations of one hook, captured as the run's other hooks were, where it has any."""
+    done = run.manifest("capture")
+    config = from_dict(CaptureConfig, done.config) if done else CaptureConfig(hooks=(hook,))
+    capture(run, replace(config, hooks=(hook,)))
+    return DiskStore(run.activations(hook))
+
+
+def source_folder(run: Run, source: str) -> Stages:
+    """The folder of a dictionary to be made. Raises `Invalid` for what cannot be a name."""
+    if not _NAME.fullmatch(source):
+        raise Invalid(f"{source!r} cannot be a dictionary's name. Use letters, digits, '-', '_' and '.', such as 14-res-topk.")
+    return run.source(source)
+
+
+def provenance_of(run: Run, hook: str, store: DiskStore) -> Provenance:
+    """What a dictionary that reads a run's activations must know of them."""
+    policy = store.policy
+    return Provenance(
+        model=run.need("read").facts["model"],
+        hook=hook,
+        context=policy.context,
+        prepend_bos=policy.prepend_bos,
+        skip_first=policy.skip_first,
+        special_ids=policy.special_ids,
+        max_norm=store.max_norm,
+    )
+
+
 def train(run: Run, config: TrainStage, sae: Any) -> None:  # noqa: ANN401 - the Config of any trainable dictionary
     """A dictionary trained on the activations of one hook, in `dictionaries/<source>/`."""
-    if not _NAME.fullmatch(config.source):
-        raise Invalid(f"{config.source!r} cannot be a dictionary's name. Use letters, digits, '-', '_' and '.', such as 14-res-topk.")
     kind = architecture_of(sae)
     check_hooks(config, kind)
-    folder = run.source(config.source)
+    folder = source_folder(run, config.source)
     described = {**to_dict(config), "sae": {"kind": kind.architecture, **to_dict(sae)}}
     if folder.done("train", described):
         return

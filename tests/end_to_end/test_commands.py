@@ -15,6 +15,7 @@ from saelab.activations.capture import CaptureConfig
 from saelab.analyses.quality import EvaluateConfig
 from saelab.cli import COMMANDS
 from saelab.dictionary import load_dictionary
+from saelab.exchange import ImportConfig
 from saelab.features.collect import CollectConfig
 from saelab.records import Quality
 from saelab.run import Run, read_saved
@@ -40,6 +41,8 @@ DESCRIBED = {
     "label": (),
     "score": (),
     "steer": (),
+    "import": (ImportConfig,),
+    "export": (),
     "make": (),
     "serve": (Settings,),
     "read x texts:files": (Files,),
@@ -134,6 +137,15 @@ def test_evaluate_shows_the_quality_beside_its_controls(saelab, toy_run):
     assert f"[{quality.ce_increase.low:.4f}, {quality.ce_increase.high:.4f}]" in ended.out
     assert "control random" in ended.out
     assert "control pca" in ended.out
+
+
+def test_a_dictionary_goes_out_to_another_library_and_comes_back(saelab, toy_run, tmp_path):
+    ended = saelab("export", toy_run.path, tmp_path / "theirs", "--format", "dictionary_learning")
+    assert (ended.code, ended.out.strip()) == (0, str(tmp_path / "theirs"))
+    run = copied(toy_run, tmp_path / "run")
+    ended = saelab("import", tmp_path / "theirs", run.path, "--source", "back")
+    assert (ended.code, ended.out.strip()) == (0, str(run.source("back").path))
+    assert load_dictionary(run.source("back").path).d_sae == 256
 
 
 def test_steer_prints_both_texts(process, toy_run):

@@ -16,9 +16,8 @@ BROAD_EXCEPT: dict[str, str] = {
 MAY_PRINT = ("saelab/cli.py", "server/saelab_server/cli.py")
 """The two doors that talk to a person."""
 
-TEXT = tuple(
-    path for path in committed() if path.suffix not in {".png", ".ico", ".woff2", ".safetensors"} and path.name != "package-lock.json"
-)
+BINARY = {".png", ".ico", ".woff2", ".safetensors", ".npz", ".pt"}
+TEXT = tuple(path for path in committed() if path.suffix not in BINARY and path.name != "package-lock.json")
 
 UNFINISHED = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X|TB" r"D)\b")
 PLACES = re.compile(r"(?<![\w.\-*])/(?:work|root|opt)/|file:/" r"//|registry mir" r"ror")

@@ -1,0 +1,1 @@
+"""Dictionaries of other libraries, read as ours, and ours written for them. One format a file."""

@@ -1,0 +1,95 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from folders import SOURCE, copied
+
+from saelab import stages
+from saelab.analyses.quality import EvaluateConfig
+from saelab.errors import Conflict, Invalid, NotFound
+from saelab.exchange import ImportConfig, export_dictionary, import_dictionary
+from saelab.features.collect import CollectConfig
+from saelab.lab import Lab
+
+HOOK = "blocks.1.hook_resid_post"
+
+
+@pytest.fixture(scope="module")
+def run(toy_run, tmp_path_factory):
+    """The toy run, to be changed."""
+    return copied(toy_run, tmp_path_factory.mktemp("exchange") / "run")
+
+
+@pytest.fixture(scope="module")
+def foreign(run, tmp_path_factory):
+    """The toy run's dictionary as sparsify would have it, which says neither model nor hook."""
+    folder = tmp_path_factory.mktemp("foreign") / "sae"
+    export_dictionary(run, SOURCE, folder, "sparsify")
+    return folder
+
+
+def test_what_is_imported_is_measured_and_collected_like_what_was_trained(run, foreign):
+    import_dictionary(run, foreign, ImportConfig(source="foreign", hook=HOOK))
+    lab, trained = Lab(run, "foreign"), Lab(run, SOURCE)
+    assert lab.dictionary.provenance == trained.dictionary.provenance
+    x = next(iter(trained.store.chunks())).x.float()
+    assert torch.allclose(lab.dictionary.encode(x).dense(), trained.dictionary.encode(x).dense(), atol=1e-4)
+    stages.evaluate(run, EvaluateConfig(windows=8), "foreign")
+    stages.collect(run, CollectConfig(), "foreign")
+    assert lab.features.num_tokens == trained.features.num_tokens
+    facts = run.source("foreign").need("train").facts
+    assert (facts["architecture"], facts["hook"], facts["d_sae"]) == ("topk", HOOK, lab.dictionary.d_sae)
+
+
+def test_a_hook_that_was_not_captured_is_captured_as_the_others_were(run, foreign):
+    import_dictionary(run, foreign, ImportConfig(source="elsewhere", hook="blocks.0.hook_resid_post"))
+    assert "blocks.0.hook_resid_post" in run.need("capture").facts["hooks"]
+    assert Lab(run, "elsewhere").store.d_in == 64
+
+
+def test_importing_again_does_nothing_and_otherwise_is_refused(run, foreign):
+    config = ImportConfig(source="again", hook=HOOK)
+    import_dictionary(run, foreign, config)
+    before = (run.source("again").path / "train.json").read_bytes()
+    import_dictionary(run, foreign, config)
+    assert (run.source("again").path / "train.json").read_bytes() == before
+    with pytest.raises(Conflict, match="hook: 'blocks.1.hook_resid_post', now 'blocks.0.hook_mlp_out'"):
+        import_dictionary(run, foreign, replace(config, hook="blocks.0.hook_mlp_out"))
+
+
+def said(folder, **metadata):
+    """What the files say, changed."""
+    file = folder / "cfg.json"
+    settings = json.loads(file.read_text())
+    del settings["metadata"]["saelab"]
+    file.write_text(json.dumps({**settings, "metadata": {**settings["metadata"], **metadata}}))
+    return folder
+
+
+def test_another_model_or_other_windows_are_refused_unless_the_user_says_so(run, tmp_path):
+    export_dictionary(run, SOURCE, tmp_path / "sae", "saelens")
+    folder = said(tmp_path / "sae", model_name="org/Other-Model", prepend_bos=True)
+    with pytest.raises(Conflict, match="made for the model org/Other-Model; .* with toy.*--model toy"):
+        import_dictionary(run, folder, ImportConfig(source="other"))
+    with pytest.raises(Conflict, match="windows with the beginning-of-sequence token; those of .* without it.*--prepend-bos False"):
+        import_dictionary(run, folder, ImportConfig(source="other", model="toy"))
+    import_dictionary(run, folder, ImportConfig(source="other", model="toy", prepend_bos=False))
+    assert Lab(run, "other").hook == HOOK
+
+
+def test_a_dictionary_that_does_not_fit_is_refused_before_anything_is_captured(run, foreign):
+    before = run.need("capture").facts["hooks"]
+    with pytest.raises(Invalid, match="does not say where the dictionary reads. Name the hook: --hook"):
+        import_dictionary(run, foreign, ImportConfig(source="lost"))
+    with pytest.raises(NotFound, match="Unknown hook of toy"):
+        import_dictionary(run, foreign, ImportConfig(source="lost", hook="blocks.7.hook_resid_post"))
+    with pytest.raises(Invalid, match="reads activations of width 64; those of blocks.1.mlp.hook_post .* have width"):
+        import_dictionary(run, foreign, ImportConfig(source="lost", hook="blocks.1.mlp.hook_post"))
+    assert run.need("capture").facts["hooks"] == before
+    assert "lost" not in run.sources()
+
+
+def test_two_dictionaries_never_share_a_folder(run, foreign):
+    with pytest.raises(Conflict, match="holds something already"):
+        export_dictionary(run, SOURCE, foreign, "saelens")
