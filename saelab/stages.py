@@ -6,17 +6,20 @@ names the field.
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from saelab.activations.base import ActivationStore
 from saelab.activations.buffer import BufferConfig, RingBuffer
 from saelab.activations.capture import CaptureConfig
 from saelab.activations.capture import capture as capture_activations
-from saelab.activations.shuffle import batches, steps_of
+from saelab.activations.shuffle import Shuffled, steps_of
 from saelab.activations.stream import SubjectStore
 from saelab.activations.vectors import VECTORS, Vectors, VectorStore
+from saelab.analyses.checkup import Checkup
 from saelab.analyses.quality import EvaluateConfig
 from saelab.analyses.quality import evaluate as measure_quality
 from saelab.corpus import Corpus, TokenPolicy, read_corpus
@@ -31,7 +34,8 @@ from saelab.labellers.base import LABELLERS, Labeller, label_features
 from saelab.registry import Registry
 from saelab.run import Run, differences, write_atomically
 from saelab.scorers.base import SCORERS, Scorer, score_features
-from saelab.subject import SubjectConfig
+from saelab.subject import Subject, SubjectConfig
+from saelab.sweep import Member, fit
 from saelab.texts.base import TEXTS, TextSource
 from saelab.training import Batches, TrainConfig, Trainer
 from saelab.values import to_dict, to_json, value
@@ -63,6 +67,8 @@ class TrainStage:
     """The dictionary's name in the run, such as `14-res-topk`."""
     epochs: float | None = None
     """Passes over the training activations; none for `train.steps` optimiser steps."""
+    order: int = 0
+    """Seed of the order in which the activations come; dictionaries with the same order, hook and batch size can be trained in one pass."""
     train: TrainConfig = TrainConfig()
     """The trainer's own settings."""
     stream: BufferConfig | None = None
@@ -109,24 +115,92 @@ def capture(run: Run, config: CaptureConfig) -> None:
 
 def train(run: Run, config: TrainStage, sae: Any) -> None:  # noqa: ANN401 - the Config of any trainable dictionary
     """A dictionary trained on the activations of one hook, in `dictionaries/<source>/`."""
-    if not _NAME.fullmatch(config.source):
-        raise Invalid(f"{config.source!r} cannot be a dictionary's name. Use letters, digits, '-', '_' and '.', such as 14-res-topk.")
-    kind = architecture_of(sae)
-    folder = run.source(config.source)
-    described = {**to_dict(config), "sae": {"kind": kind.architecture, **to_dict(sae)}}
-    if folder.done("train", described):
-        return
-    began = time.monotonic()
-    store, model, dtype = _activations(run, config)
-    settings = config.train
+    train_together(run, [(config, sae)])
+
+
+def train_together(run: Run, jobs: Sequence[tuple[TrainStage, Any]]) -> None:
+    """Dictionaries trained in one pass over the activations of each hook; each is what `train` would have made of it.
+
+    Those that are done are left out. Raises `Conflict` before any work where one of them was made with another config.
+    """
+    names = [config.source for config, _ in jobs]
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise Invalid(f"{name!r} cannot be a dictionary's name. Use letters, digits, '-', '_' and '.', such as 14-res-topk.")
+        if names.count(name) > 1:
+            raise Invalid(f"Two dictionaries would be named {name!r}. Each needs a name of its own.")
+    left = [(config, sae) for config, sae in jobs if not run.source(config.source).done("train", training_config(config, sae))]
+    activations = cache(lambda described: _Activations(run, described))
+    fit([_member(run, config, sae, activations(_Reads(config.hook, config.stream, config.vectors))) for config, sae in left])
+
+
+def training_config(config: TrainStage, sae: object) -> dict[str, Any]:
+    """What the manifest of a training says of its config."""
+    return {**to_dict(config), "sae": {"kind": architecture_of(sae).architecture, **to_dict(sae)}}
+
+
+class _Reads(NamedTuple):
+    """Which activations a training reads: those with the same are read once."""
+
+    hook: str
+    stream: BufferConfig | None
+    vectors: Vectors | None
+
+
+class _Activations:
+    """What trainings on the same activations share: the store, its batches, and what they are evaluated on."""
+
+    def __init__(self, run: Run, reads: _Reads) -> None:
+        self.run, self.reads = run, reads
+        self.batches = cache(self._batches)  # the same object for the same stream
+        if reads.vectors is not None:
+            if reads.hook != VECTORS or reads.stream is not None:
+                raise Invalid(f"Vectors from a file come from no subject: give the hook as {VECTORS!r}, and do not stream.")
+            self.store, self.model, self.dtype = VectorStore(reads.vectors), Path(reads.vectors.file).stem, "float32"
+        else:
+            facts = run.need("read").facts
+            self.model, self.dtype = str(facts["model"]), str(facts["dtype"])
+            self.store = self._stored() if reads.stream is None else SubjectStore(self.subject, self.corpus, reads.stream, (reads.hook,))
+
+    def _stored(self) -> ActivationStore:
+        return stored(self.run, self.reads.hook)
+
+    @cached_property
+    def subject(self) -> Subject:
+        return run_subject(self.run)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        return Corpus.open(self.run.corpus)
+
+    def _batches(self, size: int, order: int) -> Batches:
+        if self.reads.stream is not None:
+            assert isinstance(self.store, SubjectStore), "a stream comes from a subject"
+            return RingBuffer(self.store, self.reads.stream.rows, size, order)
+        return Shuffled(self.store, size, order, None if self.reads.vectors else self.corpus)
+
+    @cached_property
+    def checkup(self) -> Checkup:
+        return Checkup(self.store) if self.reads.vectors else Checkup(self.store, self.subject, self.corpus)
+
+    def evaluation(self, config: TrainConfig) -> Checkup | None:
+        """What a training is evaluated on; none where it is not."""
+        held_out = sum(self.store.chunk_rows(held_out=True)) > 0
+        asked = config.evaluate_every or (config.evaluate_every is None and held_out)
+        return self.checkup if asked else None
+
+
+def _member(run: Run, config: TrainStage, sae: Any, activations: _Activations) -> Member:  # noqa: ANN401 - as in train
+    """A training, ready to begin or to go on."""
+    began, store, settings = time.monotonic(), activations.store, config.train
     if config.epochs is not None:
         settings = replace(settings, steps=steps_of(store, settings.batch_size, config.epochs))
     if settings.precision == "auto":
-        settings = replace(settings, precision="bf16" if dtype == "bfloat16" else "fp32")
+        settings = replace(settings, precision="bf16" if activations.dtype == "bfloat16" else "fp32")
+    kind, policy, folder = architecture_of(sae), store.policy, run.source(config.source)
     dictionary = kind(store.d_in, sae)
-    policy = store.policy
     dictionary.provenance = Provenance(
-        model=model,
+        model=activations.model,
         hook=store.hook,
         context=policy.context,
         prepend_bos=policy.prepend_bos,
@@ -134,39 +208,23 @@ def train(run: Run, config: TrainStage, sae: Any) -> None:  # noqa: ANN401 - the
         special_ids=policy.special_ids,
         max_norm=store.max_norm,
     )
-    trainer = Trainer(dictionary, settings, folder.path)
-    trainer.fit(_batches(store, config, settings))
-    facts = {
-        "architecture": kind.architecture,
-        "model": model,
-        "hook": store.hook,
-        "d_in": dictionary.d_in,
-        "d_sae": dictionary.d_sae,
-        "steps": settings.steps,
-        "tokens": trainer.tokens,
-        "train_seconds": round(trainer.seconds, 1),
-    }
-    folder.finish("train", described, facts, began)
+    trainer = Trainer(dictionary, settings, folder.path, activations.evaluation(settings))
 
+    def finished(trainer: Trainer) -> None:
+        facts = {
+            "architecture": kind.architecture,
+            "model": activations.model,
+            "hook": store.hook,
+            "d_in": dictionary.d_in,
+            "d_sae": dictionary.d_sae,
+            "steps": settings.steps,
+            "tokens": trainer.tokens,
+            "train_seconds": round(trainer.seconds, 1),
+        }
+        folder.finish("train", training_config(config, sae), facts, began)
 
-def _activations(run: Run, config: TrainStage) -> tuple[ActivationStore, str, str]:
-    """What a training reads, the id of the subject that it comes from, and the subject's number format."""
-    if config.vectors is not None:
-        if config.hook != VECTORS or config.stream is not None:
-            raise Invalid(f"Vectors from a file come from no subject: give the hook as {VECTORS!r}, and do not stream.")
-        return VectorStore(config.vectors), Path(config.vectors.file).stem, "float32"
-    facts = run.need("read").facts
-    if config.stream is None:
-        return stored(run, config.hook), facts["model"], facts["dtype"]
-    store = SubjectStore(run_subject(run), Corpus.open(run.corpus), config.stream, (config.hook,))
-    return store, facts["model"], facts["dtype"]
-
-
-def _batches(store: ActivationStore, config: TrainStage, settings: TrainConfig) -> Batches:
-    if config.stream is not None:
-        assert isinstance(store, SubjectStore), "a stream comes from a subject"
-        return RingBuffer(store, config.stream.rows, settings.batch_size, settings.seed)
-    return lambda step: batches(store, settings.batch_size, settings.seed, settings.steps, step)
+    described = {**to_dict(config), "train": None, "source": None}
+    return Member(trainer, activations.batches(settings.batch_size, config.order), reads=described, finished=finished)
 
 
 def evaluate(run: Run, config: EvaluateConfig, source: str | None = None) -> None:

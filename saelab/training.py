@@ -6,6 +6,7 @@ activations come from. With a folder it leaves the dictionary there (`cfg.json`,
 ends, on a CPU, with the same bits as one that was not. A single training is a sweep of one: `saelab.sweep` trains many in one pass.
 """
 
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -96,7 +97,7 @@ class Trainer:
         self.optimiser = torch.optim.Adam(dictionary.parameters(), lr=self.lr, betas=betas, fused=True)
         self.steps_done = 0
         self.tokens = 0
-        self.seconds = 0.0
+        self.seconds, self._began = 0.0, time.monotonic()
         self.idle = torch.zeros(dictionary.d_sae, dtype=torch.int64, device=self.device)
         self.dead: Int[Tensor, " dead"] = self.idle.new_zeros(0)
         self.sums: dict[str, Tensor] = {}
@@ -104,6 +105,7 @@ class Trainer:
         self.last_row = (0, 0, 0.0)
         """Steps, tokens and seconds at the last line of the log."""
         self._sinks: list[Sink] = []
+        self._reads: dict[str, Any] = {}
 
     def fit(self, batches: Batches) -> None:
         """Trains to the end, from the checkpoint if there is one. Raises what `saelab.sweep.fit` raises."""
@@ -116,6 +118,7 @@ class Trainer:
         self.need_rows(sample)
         with self._own_noise():
             self.dictionary.initialise(sample.to(self.device), torch.Generator().manual_seed(self.config.seed))
+        self._began = time.monotonic()
 
     def need_rows(self, rows: Tensor) -> None:
         """Raises `Invalid` for what are not training rows of this dictionary."""
@@ -143,6 +146,7 @@ class Trainer:
         self.dictionary.after_step()
         self.steps_done += 1
         self.tokens += len(x)
+        self.seconds = time.monotonic() - self._began
         self._count(losses, loss)
         return losses
 
@@ -175,9 +179,7 @@ class Trainer:
     def row(self) -> LogRow:
         """The log line of the steps since the last one. Raises `Invalid` if training has diverged."""
         if not self.finite():
-            raise Invalid(
-                f"Training diverged before step {self.steps_done}: the loss is not finite. Lower the learning rate ({self.lr:g})."
-            )
+            raise self.diverged()
         (steps, tokens, seconds), self.last_row = self.last_row, (self.steps_done, self.tokens, self.seconds)
         sums = {name: float(total) for name, total in self.sums.items()}
         self.sums = {}
@@ -194,6 +196,10 @@ class Trainer:
     def finite(self) -> bool:
         """Whether every step since the last log line had a finite loss on finite rows. Waits for the device."""
         return all(bool(total.isfinite()) for total in self.sums.values())
+
+    def diverged(self) -> Invalid:
+        """What to raise where a loss was not finite."""
+        return Invalid(f"Training diverged before step {self.steps_done}: the loss is not finite. Lower the learning rate ({self.lr:g}).")
 
     def due(self) -> bool:
         """Whether the log takes a line after this step."""
@@ -212,8 +218,9 @@ class Trainer:
         for sink in self._sinks:
             sink.write(row)
 
-    def begin(self) -> None:
-        """Takes up the checkpoint, if there is one, and opens the log at its step."""
+    def begin(self, reads: Mapping[str, Any]) -> None:
+        """Takes up the checkpoint, if there is one, and opens the log at its step. `reads` says what the batches are, as JSON."""
+        self._reads = dict(reads)
         if self.folder is not None:
             file = self.folder / CHECKPOINT_FILE
             if file.is_file():
@@ -234,7 +241,7 @@ class Trainer:
 
     def _described(self) -> dict[str, Any]:
         dictionary = self.dictionary
-        return {"train": to_dict(self.config), dictionary.architecture: to_dict(dictionary.config), "d_in": dictionary.d_in}
+        return {"train": to_dict(self.config), dictionary.architecture: to_dict(dictionary.config), "d_in": dictionary.d_in, **self._reads}
 
     def _state(self) -> dict[str, Tensor]:
         """All tensors that a resume needs."""
@@ -253,6 +260,7 @@ class Trainer:
         self.sums = {key.removeprefix("sum."): tensor for key, tensor in state.items() if key.startswith("sum.")}
         self.idle, self.dead, self._noise = state["idle"], state["dead"], state["noise"].cpu()
         self.steps_done, self.tokens, self.seconds = facts["steps_done"], facts["tokens"], facts["seconds"]
+        self._began = time.monotonic() - self.seconds
         steps, tokens, seconds = facts["last_row"]
         self.last_row = (steps, tokens, seconds)
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from saelab.activations.shuffle import first_rows
+from saelab.analyses.losses import Batch, loss_sums, replacement, some_windows, splice
 from saelab.baselines.pca import PCA
 from saelab.baselines.random import Random
 from saelab.dictionary import Dictionary
@@ -25,7 +26,7 @@ from saelab.estimates import ratio, share
 from saelab.lab import Lab
 from saelab.progress import track
 from saelab.records import Estimate, Quality
-from saelab.subject import Edit, Edits
+from saelab.subject import Edits
 from saelab.values import value
 
 _STRETCHES = 1000
@@ -79,10 +80,10 @@ def _with_losses(
     """The same with next-token losses, which only a dictionary of a subject's activations has."""
     edits: dict[str, Edits] = {
         "clean": {},
-        "spliced": {lab.hook: _splice(lab, lab.dictionary)},
-        "mean": {lab.hook: _replace(lab, mean)},
-        "zero": {lab.hook: _replace(lab, torch.zeros_like(mean))},
-        **{name: {lab.hook: _splice(lab, control)} for name, control in controls.items()},
+        "spliced": {lab.hook: splice(lab.dictionary)},
+        "mean": {lab.hook: replacement(lab.dictionary, mean)},
+        "zero": {lab.hook: replacement(lab.dictionary, torch.zeros_like(mean))},
+        **{name: {lab.hook: splice(control, lab.dictionary)} for name, control in controls.items()},
     }
     losses = _losses(lab, edits, config)
     return replace(
@@ -143,22 +144,6 @@ def _firing(lab: Lab, alive_rows: int) -> tuple[Tensor, int]:
     return counts, rows
 
 
-def _splice(lab: Lab, dictionary: Dictionary) -> Edit:
-    def edit(x: Float[Tensor, "window pos d"], mask: Bool[Tensor, "window pos"]) -> Float[Tensor, "window pos d"]:
-        kept = (mask & lab.dictionary.ordinary(x))[..., None]
-        rows = x.to(dictionary.directions)  # the subject may run elsewhere and in another number format
-        return torch.where(kept, dictionary.decode(dictionary.encode(rows)).to(x), x)
-
-    return edit
-
-
-def _replace(lab: Lab, vector: Float[Tensor, " d"]) -> Edit:
-    def edit(x: Float[Tensor, "window pos d"], mask: Bool[Tensor, "window pos"]) -> Float[Tensor, "window pos d"]:
-        return torch.where((mask & lab.dictionary.ordinary(x))[..., None], vector.to(x), x)
-
-    return edit
-
-
 @dataclass(frozen=True)
 class _Losses:
     """Sums a window of the losses under each edit."""
@@ -179,53 +164,19 @@ class _Losses:
         return ratio(top, bottom, self.documents, self.seed)
 
 
-@torch.inference_mode()
 def _losses(lab: Lab, edits: Mapping[str, Edits], config: EvaluateConfig) -> _Losses:
-    corpus = lab.corpus
-    candidates = np.flatnonzero(corpus.window_held_out & (corpus.window_length > lab.policy.skip_first + 1))
-    windows = np.sort(np.random.default_rng(config.seed).permutation(candidates)[: config.windows])
-    if len(windows) < 2:
-        raise Invalid("Fewer than two held-out windows, so losses cannot be compared. Read a larger corpus (about 10 % is held out).")
+    windows = some_windows(lab.corpus, config.windows, config.seed)
     ce: dict[str, list[float]] = {name: [] for name in edits}
     kl: dict[str, list[float]] = {name: [] for name in edits}
-    tokens: list[int] = []
+    tokens: list[float] = []
     batches = np.array_split(windows, -(-len(windows) // config.batch_windows))
-    for batch in track(batches, stage="evaluate", total=len(windows), unit="windows", size=config.batch_windows):
-        ids, counted, scored = _padded(lab, batch)
-        tokens.extend(scored.sum(-1).tolist())
-        clean = lab.subject.logits(ids)
+    for part in track(batches, stage="evaluate", total=len(windows), unit="windows", size=config.batch_windows):
+        batch = Batch.of(lab.corpus, part, lab.subject.device)
+        tokens.extend(batch.scored.sum(-1).tolist())
+        clean = lab.subject.logits(batch.ids)
         for name, edit in edits.items():
-            found = lab.subject.logits(ids, edit, counted) if edit else clean
-            for row in range(len(ids)):
-                sums = _loss_sums(found[row, :-1], clean[row, :-1], ids[row, 1:].to(found.device), scored[row])
-                ce[name].append(sums[0])
-                kl[name].append(sums[1])
+            sums = loss_sums(lab.subject.logits(batch.ids, edit, batch.counted) if edit else clean, clean, batch)
+            ce[name].extend(sums[0])
+            kl[name].extend(sums[1])
     arrays = [{name: np.array(sums) for name, sums in group.items()} for group in (ce, kl)]
-    return _Losses(arrays[0], arrays[1], np.array(tokens, dtype=float), corpus.window_document[windows], config.seed)
-
-
-def _loss_sums(
-    logits: Float[Tensor, "pos vocab"], clean: Float[Tensor, "pos vocab"], targets: Int[Tensor, " pos"], scored: Bool[Tensor, " pos"]
-) -> tuple[float, float]:
-    """Cross-entropy, and KL from the clean prediction, summed over the scored positions of one window."""
-    found, plain = logits[scored].float(), clean[scored].float()
-    level = found.logsumexp(-1)
-    loss = level - found.gather(-1, targets[scored][:, None])[:, 0]
-    base = plain.logsumexp(-1)
-    gap = (plain - found).mul_((plain - base[:, None]).exp_()).sum(-1) - base + level
-    return float(loss.double().sum()), float(gap.double().sum())
-
-
-def _padded(lab: Lab, windows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids, positions that count, and predictions that are scored (from a counted position to a token that is there)."""
-    longest = int(lab.corpus.window_length[windows].max())
-    ids, counted = np.zeros((len(windows), longest), dtype=np.int64), np.zeros((len(windows), longest), dtype=bool)
-    inside = np.zeros((len(windows), longest), dtype=bool)
-    for row, window in enumerate(windows):
-        tokens = lab.corpus.window_tokens(int(window))
-        ids[row, : len(tokens)] = tokens
-        inside[row, : len(tokens)] = True
-        counted[row, : len(tokens)] = lab.corpus.counts(int(window))
-    device = lab.subject.device
-    scored = counted[:, :-1] & inside[:, 1:]
-    return torch.from_numpy(ids), torch.from_numpy(counted).to(device), torch.from_numpy(scored).to(device)
+    return _Losses(arrays[0], arrays[1], np.array(tokens), lab.corpus.window_document[windows], config.seed)
