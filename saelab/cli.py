@@ -4,10 +4,9 @@ import ctypes
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Union
+from typing import Literal, Protocol
 
 import tyro
-from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional
 
 from saelab import recipes, stages
@@ -15,50 +14,24 @@ from saelab.activations.buffer import BufferConfig
 from saelab.activations.capture import CaptureConfig
 from saelab.activations.vectors import VECTORS, Vectors
 from saelab.analyses.quality import EvaluateConfig
-from saelab.dictionary import DICTIONARIES, Trainable
+from saelab.choices import Labels, Sae, Scores, Texts
+from saelab.console import ERR, OUT
 from saelab.errors import Invalid, SaelabError, unknown
 from saelab.features.collect import CollectConfig
+from saelab.grid import Sweep
 from saelab.lab import Lab
-from saelab.labellers.base import LABELLERS, Labeller
 from saelab.labellers.rules import Rules
 from saelab.progress import shown
 from saelab.records import Estimate, Intervention, Quality, SteerRequest, Unit
-from saelab.registry import Registry
 from saelab.run import Run, open_run, read_saved
 from saelab.saes.topk import TopK
-from saelab.scorers.base import SCORERS, Scorer
 from saelab.scorers.rule_detection import RuleDetection
 from saelab.steering import steer
-from saelab.texts.base import TEXTS, TextSource
 from saelab.texts.bundled import Bundled
 from saelab.training import TrainConfig
 from saelab.values import value
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # numbers of <malloc.h>
-
-OUT = Console(highlight=False, soft_wrap=True)
-"""Where results go."""
-ERR = Console(stderr=True, highlight=False, soft_wrap=True)
-"""Where messages go."""
-
-
-def _choice(registry: Registry[Any], prefix: str) -> Any:  # noqa: ANN401 - a type made at run time
-    """The union of a registry's parts, as sub-commands `prefix:name`."""
-    return _union({f"{prefix}:{name}": registry[name] for name in registry})
-
-
-def _union(parts: Mapping[str, type]) -> Any:  # noqa: ANN401 - a type made at run time
-    return Union[tuple(Annotated[part, tyro.conf.subcommand(name, prefix_name=False)] for name, part in parts.items())]  # noqa: UP007
-
-
-if TYPE_CHECKING:
-    Texts = TextSource
-    Sae = Any
-    Labels = Labeller
-    Scores = Scorer
-else:
-    Texts, Labels, Scores = _choice(TEXTS, "texts"), _choice(LABELLERS, "labeller"), _choice(SCORERS, "scorer")
-    Sae = _union({f"sae:{name}": kind.Config for name in DICTIONARIES if issubclass(kind := DICTIONARIES[name], Trainable)})
 
 
 class Command(Protocol):
@@ -286,6 +259,7 @@ COMMANDS: dict[str, type[Command]] = {
     "read": Read,
     "capture": Capture,
     "train": Train,
+    "sweep": Sweep,
     "evaluate": Evaluate,
     "collect": Collect,
     "label": LabelFeatures,

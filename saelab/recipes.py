@@ -1,6 +1,6 @@
 """Recipes: a config for every stage. A recipe is a function; a variation calls one and replaces a field."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -87,13 +87,16 @@ def make(run: Run, recipe: Recipe) -> None:
     stages.score(run, recipe.scorer, source)
 
 
-def prepared(run: Run, model: str | None, texts: TextSource | None, hook: str | None, captured: bool = True) -> str:
+def prepared(
+    run: Run, model: str | None, texts: TextSource | None, hook: str | None, others: Sequence[str] = (), captured: bool = True
+) -> str:
     """Reads and captures what a training needs, where the run has not yet, and gives the hook.
 
     Arguments:
     - `model`: the model of a run that has not been read; none for the default one, or for the run's.
     - `texts`: where its documents come from; none for the bundled corpus, or for the run's.
     - `hook`: where the dictionary shall read; none for `middle_hook`.
+    - `others`: further hooks that are needed.
     - `captured`: whether activations are needed; a training straight from the model needs none.
 
     Raises `Conflict` for a model or texts that are not those that the run was read with.
@@ -111,7 +114,7 @@ def prepared(run: Run, model: str | None, texts: TextSource | None, hook: str | 
     if captured:
         earlier = run.manifest("capture")  # as the run's other hooks were captured, where it has any
         config = from_dict(CaptureConfig, earlier.config) if earlier else CaptureConfig(hooks=(hook,))
-        stages.capture(run, replace(config, hooks=(hook,)))
+        stages.capture(run, replace(config, hooks=(hook, *others)))
     return hook
 
 

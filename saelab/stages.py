@@ -130,7 +130,7 @@ def train_together(run: Run, jobs: Sequence[tuple[TrainStage, Any]]) -> None:
         if names.count(name) > 1:
             raise Invalid(f"Two dictionaries would be named {name!r}. Each needs a name of its own.")
     left = [(config, sae) for config, sae in jobs if not run.source(config.source).done("train", training_config(config, sae))]
-    activations = cache(lambda described: _Activations(run, described))
+    activations = cache(lambda reads: _Activations(run, reads))
     fit([_member(run, config, sae, activations(_Reads(config.hook, config.stream, config.vectors))) for config, sae in left])
 
 
@@ -185,9 +185,11 @@ class _Activations:
 
     def evaluation(self, config: TrainConfig) -> Checkup | None:
         """What a training is evaluated on; none where it is not."""
-        held_out = sum(self.store.chunk_rows(held_out=True)) > 0
-        asked = config.evaluate_every or (config.evaluate_every is None and held_out)
-        return self.checkup if asked else None
+        if config.evaluate_every is not None:
+            return self.checkup if config.evaluate_every else None
+        rows = sum(self.store.chunk_rows(held_out=True))
+        possible = rows > 0 and (self.reads.vectors is not None or int(self.corpus.window_held_out.sum()) > 1)
+        return self.checkup if possible else None
 
 
 def _member(run: Run, config: TrainStage, sae: Any, activations: _Activations) -> Member:  # noqa: ANN401 - as in train

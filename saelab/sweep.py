@@ -64,11 +64,13 @@ def fit(members: Sequence[Member]) -> None:
     have unlike batch sizes, or if batches end early, have another width than the dictionary, hold values that are not finite (with step
     and row, and where the row comes from), or make training diverge.
     """
+    if not members:
+        return
     trainers = [member.trainer for member in members]
     streams = [_Stream(batches, [member for member in members if member.batches is batches]) for batches in _distinct(members)]
     try:
         for member in members:
-            member.trainer.begin(member.reads)
+            member.trainer.begin({"straight_from_subject": isinstance(member.batches, Resumable), **member.reads})
         for stream in streams:
             stream.begin()
         _run(streams, trainers)

@@ -86,7 +86,7 @@ class Trainer:
     def __init__(
         self, dictionary: Trainable, config: TrainConfig, folder: Path | None = None, evaluation: Evaluation | None = None
     ) -> None:
-        _check(config, evaluation)
+        _check(config, folder, evaluation)
         self.dictionary, self.config, self.folder, self.evaluation = dictionary, config, folder, evaluation
         self.device = next(dictionary.parameters()).device
         self.lr = dictionary.default_lr() if config.lr is None else config.lr
@@ -265,7 +265,7 @@ class Trainer:
         self.last_row = (steps, tokens, seconds)
 
 
-def _check(config: TrainConfig, evaluation: Evaluation | None) -> None:
+def _check(config: TrainConfig, folder: Path | None, evaluation: Evaluation | None) -> None:
     counts = {"steps": config.steps, "batch_size": config.batch_size, "log_every": config.log_every, "sample": config.sample}
     for name, count in counts.items():
         if count < 1:
@@ -276,5 +276,7 @@ def _check(config: TrainConfig, evaluation: Evaluation | None) -> None:
         raise Invalid(f"betas are {config.betas}; both must be from 0 to below 1.")
     if (config.evaluate_every or 0) < 0 or (config.evaluate_every and evaluation is None):
         raise Invalid(f"evaluate_every is {config.evaluate_every}; it is 0 or more, and 0 where there is nothing to evaluate on.")
+    if config.sinks and folder is None:
+        raise Invalid(f"sinks are {', '.join(config.sinks)}, but the trainer has no folder, so it keeps no log. Give it a folder.")
     if not 0 <= config.decay <= 1:
         raise Invalid(f"decay is {config.decay}; it is a share of the run, between 0 and 1.")
