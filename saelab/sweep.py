@@ -4,8 +4,8 @@ Each member keeps its own state, folder, log and random numbers, so that it ends
 members may differ in everything: width, k, architecture, seed, learning rate, hook, length. All checkpoints are written at one moment; a
 kill among them leaves those of two steps, and then a batch goes to the members that have not had it yet.
 
-Batches are read, made and moved to the device once for all members; the steps themselves are taken one after another. Stacking the
-members' products and optimisers was measured, and does not pay: docs/decisions/STACK.
+Batches are read, made and moved to a device once for all members; the steps are taken one after another. Stacked, the encoders' products
+of four members of one shape are 1.0 to 1.2 times as fast on a CPU, and a product is only a part of a step: not worth a second step.
 """
 
 import time
