@@ -3,8 +3,9 @@
 import ctypes
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Union
+from typing import Literal, Protocol
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
@@ -14,47 +15,26 @@ from saelab.activations.buffer import BufferConfig
 from saelab.activations.capture import CaptureConfig
 from saelab.activations.vectors import VECTORS, Vectors
 from saelab.analyses.quality import EvaluateConfig
+from saelab.choices import Labels, Sae, Scores, Texts
 from saelab.console import ERR, OUT
-from saelab.dictionary import DICTIONARIES, Trainable
 from saelab.errors import Invalid, SaelabError, unknown
 from saelab.exchange import Export, Import
 from saelab.features.collect import CollectConfig
+from saelab.feeds import Reads, TrainStage, check_hooks
+from saelab.grid import Sweep
 from saelab.lab import Lab
-from saelab.labellers.base import LABELLERS, Labeller
 from saelab.labellers.rules import Rules
 from saelab.progress import shown
 from saelab.records import Estimate, Intervention, Quality, SteerRequest, Unit
-from saelab.registry import Registry
 from saelab.run import Run, open_run, read_saved
 from saelab.saes.topk import TopK
-from saelab.scorers.base import SCORERS, Scorer
 from saelab.scorers.rule_detection import RuleDetection
 from saelab.steering import steer
-from saelab.texts.base import TEXTS, TextSource
 from saelab.texts.bundled import Bundled
 from saelab.training import TrainConfig
 from saelab.values import value
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # numbers of <malloc.h>
-
-
-def _choice(registry: Registry[Any], prefix: str) -> Any:  # noqa: ANN401 - a type made at run time
-    """The union of a registry's parts, as sub-commands `prefix:name`."""
-    return _union({f"{prefix}:{name}": registry[name] for name in registry})
-
-
-def _union(parts: Mapping[str, type]) -> Any:  # noqa: ANN401 - a type made at run time
-    return Union[tuple(Annotated[part, tyro.conf.subcommand(name, prefix_name=False)] for name, part in parts.items())]  # noqa: UP007
-
-
-if TYPE_CHECKING:
-    Texts = TextSource
-    Sae = Any
-    Labels = Labeller
-    Scores = Scorer
-else:
-    Texts, Labels, Scores = _choice(TEXTS, "texts"), _choice(LABELLERS, "labeller"), _choice(SCORERS, "scorer")
-    Sae = _union({f"sae:{name}": kind.Config for name in DICTIONARIES if issubclass(kind := DICTIONARIES[name], Trainable)})
 
 
 class Command(Protocol):
@@ -132,7 +112,7 @@ class Train:
     def __call__(self) -> None:
         """Does it."""
         run, kind = Run(self.run), stages.architecture_of(self.sae)
-        config = stages.TrainStage(
+        config = TrainStage(
             hook=VECTORS if self.vectors else self.hook or "",
             source=self.source or "",
             target_hook=self.target_hook,
@@ -143,8 +123,8 @@ class Train:
             stream=self.buffer if self.stream else None,
             vectors=Vectors(file=self.vectors, tensor=self.tensor) if self.vectors else None,
         )
-        stages.check_hooks(config, kind)
-        others = stages.hooks_of(config)[1:]
+        check_hooks(config, kind)
+        others = Reads.of(config).hooks[1:]
         hook = VECTORS if self.vectors else recipes.prepared(run, self.model, self.texts, self.hook, others, captured=not self.stream)
         source = self.source or stages.source_name(hook, f"pooled-{kind.architecture}" if self.pooled else kind.architecture)
         stages.train(run, replace(config, hook=hook, source=source), self.sae)
@@ -293,6 +273,7 @@ COMMANDS: dict[str, type[Command]] = {
     "read": Read,
     "capture": Capture,
     "train": Train,
+    "sweep": Sweep,
     "import": Import,
     "evaluate": Evaluate,
     "collect": Collect,

@@ -14,9 +14,10 @@ from saelab.console import OUT
 from saelab.corpus import Corpus
 from saelab.dictionary import save_dictionary
 from saelab.errors import Conflict, Invalid
+from saelab.feeds import provenance_of
 from saelab.interop.base import Foreign, find_foreign, write_foreign
 from saelab.interop.hub import download
-from saelab.lab import Lab, run_subject
+from saelab.lab import Lab, run_subject, stored
 from saelab.run import Run, open_run
 from saelab.values import to_dict, value
 
@@ -54,7 +55,8 @@ def import_dictionary(run: Run, path: Path, config: ImportConfig) -> None:
     hook = _hook(run, foreign, config)
     dictionary = foreign.dictionary()
     _check_width(run, hook, dictionary.d_in)
-    dictionary.provenance = stages.provenance_of(run, hook, stages.capture_hook(run, hook))
+    stages.capture_hook(run, hook)
+    dictionary.provenance = provenance_of(run.need("read").facts["model"], stored(run, (hook,)), hook)
     save_dictionary(dictionary, folder.path)
     facts = {
         "architecture": dictionary.architecture,

@@ -18,24 +18,27 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, RED, GREY = "#0072B2", "#E69F00", "#009E73", "
 
 _GRID = "rgba(136, 136, 136, 0.25)"
 _BINS_A_DECADE = 5
+_EVALUATED = "eval/"
 _NOT_DRAWN = ("lr", "tokens_per_second")
 
 
 def training_curves(rows: Sequence[LogRow]) -> go.Figure:
     """The logged metrics of a training run against the activations seen: a line each, switched on and off in the legend.
 
+    What was measured on held-out documents (`eval/fvu`) is dotted with a mark at each evaluation, in the colour of the training's own.
     Losses, FVU, L0 and dead share differ by orders of magnitude, so the vertical axis is logarithmic: a value of 0 leaves a gap.
     """
     names = sorted({name for row in rows for name in row.metrics if name not in _NOT_DRAWN})
     figure = _figure("Training", "activations seen", "value, log scale")
-    for number, name in enumerate(names):
-        seen = [row for row in rows if name in row.metrics]
+    colours = {name: _colour(number) for number, name in enumerate(dict.fromkeys(name.removeprefix(_EVALUATED) for name in names))}
+    for name in names:
+        seen, evaluated = [row for row in rows if name in row.metrics], name.startswith(_EVALUATED)
         figure.add_scatter(
             x=[row.tokens for row in seen],
             y=[row.metrics[name] if row.metrics[name] > 0 else None for row in seen],
             name=name,
-            mode="lines" if len(seen) > 1 else "markers",
-            line={"color": _colour(number), "width": 2},
+            mode="lines+markers" if evaluated else "lines" if len(seen) > 1 else "markers",
+            line={"color": colours[name.removeprefix(_EVALUATED)], "width": 2, "dash": "dot" if evaluated else "solid"},
         )
     figure.update_yaxes(type="log")
     return figure

@@ -62,6 +62,12 @@ def widths_of(store: ActivationStore) -> tuple[int, ...]:
     return (store.d_in,)
 
 
+def rows_of(subject: Subject, origin: Provenance, tokens: Int[Tensor, "window pos"]) -> Float[Tensor, "window pos width"]:
+    """Activations on some tokens as a dictionary's training rows hold them: what it reads, and behind it its target, if any."""
+    found = subject.activations(tokens, origin.row_hooks)
+    return torch.cat([found[hook] for hook in origin.row_hooks], dim=-1)
+
+
 class Lab:
     """One dictionary of a run with everything that belongs to it.
 
@@ -127,8 +133,7 @@ class Lab:
 
     def rows(self, tokens: Int[Tensor, "window pos"]) -> Float[Tensor, "window pos width"]:
         """Activations on some tokens as the dictionary's training rows hold them: what it reads, and behind it its target, if any."""
-        found = self.subject.activations(tokens, self.origin.row_hooks)
-        return torch.cat([found[hook] for hook in self.origin.row_hooks], dim=-1)
+        return rows_of(self.subject, self.origin, tokens)
 
     @cached_property
     def store(self) -> ActivationStore:

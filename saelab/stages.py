@@ -6,17 +6,15 @@ names the field.
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import cache
 from typing import Any
 
-from saelab.activations.base import ActivationStore
-from saelab.activations.buffer import BufferConfig, RingBuffer
 from saelab.activations.capture import CaptureConfig
 from saelab.activations.capture import capture as capture_activations
-from saelab.activations.shuffle import batches, steps_of
-from saelab.activations.stream import SubjectStore
-from saelab.activations.vectors import VECTORS, Vectors, VectorStore
+from saelab.activations.shuffle import steps_of
+from saelab.activations.vectors import VECTORS
 from saelab.analyses.quality import EvaluateConfig
 from saelab.analyses.quality import evaluate as measure_quality
 from saelab.corpus import Corpus, TokenPolicy, read_corpus
@@ -26,15 +24,16 @@ from saelab.features.collect import CollectConfig, forget
 from saelab.features.collect import collect as collect_features
 from saelab.features.geometry import logit_lens, neighbours
 from saelab.features.write import write_features
-from saelab.lab import Lab, load_subject, run_subject, stored, widths_of
+from saelab.feeds import Feed, Reads, TrainStage, check_hooks
+from saelab.lab import Lab, load_subject, run_subject, widths_of
 from saelab.labellers.base import LABELLERS, Labeller, label_features
-from saelab.provenance import Provenance
 from saelab.registry import Registry
 from saelab.run import Run, Stages, differences, write_atomically
 from saelab.scorers.base import SCORERS, Scorer, score_features
 from saelab.subject import SubjectConfig
+from saelab.sweep import Member, fit
 from saelab.texts.base import TEXTS, TextSource
-from saelab.training import Batches, TrainConfig, Trainer
+from saelab.training import Trainer
 from saelab.values import from_dict, to_dict, to_json, value
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -52,30 +51,6 @@ class ReadConfig:
     """Begin windows with the beginning-of-sequence token; none for what the model's own tokenizer does."""
     max_tokens: int | None = None
     """Stop reading after so many tokens; none for all."""
-
-
-@value
-class TrainStage:
-    """Which activations a dictionary is trained on, and how."""
-
-    hook: str
-    """Where it reads, in TransformerLens names, such as `blocks.14.hook_resid_post`."""
-    source: str
-    """The dictionary's name in the run, such as `14-res-topk`."""
-    epochs: float | None = None
-    """Passes over the training activations; none for `train.steps` optimiser steps."""
-    train: TrainConfig = TrainConfig()
-    """The trainer's own settings."""
-    stream: BufferConfig | None = None
-    """Train straight from the subject through such a buffer, without captured activations; none to train on those of `capture`."""
-    target_hook: str | None = None
-    """Where a transcoder writes."""
-    beside: tuple[str, ...] = ()
-    """Further hooks: a crosscoder reads and writes them side by side with `hook`; any other dictionary is trained on all, if `pooled`."""
-    pooled: bool = False
-    """Train one dictionary on the rows of `hook` and of the hooks beside it; it is then looked at where `hook` is."""
-    vectors: Vectors | None = None
-    """Train on vectors from a file, without subject and text; `hook` is then `vectors`."""
 
 
 def read(run: Run, config: ReadConfig, texts: TextSource) -> None:
@@ -114,12 +89,11 @@ def capture(run: Run, config: CaptureConfig) -> None:
     run.finish("capture", replace(config, hooks=tuple(hooks)), {"hooks": hooks, "num_rows": rows}, began)
 
 
-def capture_hook(run: Run, hook: str) -> DiskStore:
-    """Activations of one hook, captured as the run's other hooks were, where it has any."""
+def capture_hook(run: Run, hook: str) -> None:
+    """Captures one hook as the run's other hooks were captured, where it has any."""
     done = run.manifest("capture")
     config = from_dict(CaptureConfig, done.config) if done else CaptureConfig(hooks=(hook,))
     capture(run, replace(config, hooks=(hook,)))
-    return DiskStore(run.activations(hook))
 
 
 def source_folder(run: Run, source: str) -> Stages:
@@ -129,106 +103,58 @@ def source_folder(run: Run, source: str) -> Stages:
     return run.source(source)
 
 
-def provenance_of(run: Run, hook: str, store: DiskStore) -> Provenance:
-    """What a dictionary that reads a run's activations must know of them."""
-    policy = store.policy
-    return Provenance(
-        model=run.need("read").facts["model"],
-        hook=hook,
-        context=policy.context,
-        prepend_bos=policy.prepend_bos,
-        skip_first=policy.skip_first,
-        special_ids=policy.special_ids,
-        max_norm=store.max_norm,
-    )
-
-
 def train(run: Run, config: TrainStage, sae: Any) -> None:  # noqa: ANN401 - the Config of any trainable dictionary
-    """A dictionary trained on the activations of one hook, in `dictionaries/<source>/`."""
-    kind = architecture_of(sae)
-    check_hooks(config, kind)
-    folder = source_folder(run, config.source)
-    described = {**to_dict(config), "sae": {"kind": kind.architecture, **to_dict(sae)}}
-    if folder.done("train", described):
-        return
-    began = time.monotonic()
-    store, model, dtype = _activations(run, config)
-    settings = config.train
+    """A dictionary trained on the activations of some hooks, in `dictionaries/<source>/`."""
+    train_together(run, [(config, sae)])
+
+
+def train_together(run: Run, jobs: Sequence[tuple[TrainStage, Any]]) -> None:
+    """Dictionaries trained in one pass over the activations of each hook; each is what `train` would have made of it.
+
+    Those that are done are left out. Raises `Conflict` before any work where one of them was made with another config.
+    """
+    names = [config.source for config, _ in jobs]
+    for config, sae in jobs:
+        check_hooks(config, architecture_of(sae))
+        if names.count(config.source) > 1:
+            raise Invalid(f"Two dictionaries would be named {config.source!r}. Each needs a name of its own.")
+    left = [(config, sae) for config, sae in jobs if not source_folder(run, config.source).done("train", training_config(config, sae))]
+    feeds = cache(lambda reads: Feed(run, reads))
+    fit([_member(run, config, sae, feeds(Reads.of(config))) for config, sae in left])
+
+
+def training_config(config: TrainStage, sae: object) -> dict[str, Any]:
+    """What the manifest of a training says of its config."""
+    return {**to_dict(config), "sae": {"kind": architecture_of(sae).architecture, **to_dict(sae)}}
+
+
+def _member(run: Run, config: TrainStage, sae: Any, feed: Feed) -> Member:  # noqa: ANN401 - as in train
+    """A training, ready to begin or to go on."""
+    began, settings = time.monotonic(), config.train
     if config.epochs is not None:
-        settings = replace(settings, steps=steps_of(store, settings.batch_size, config.epochs))
+        settings = replace(settings, steps=steps_of(feed.store, settings.batch_size, config.epochs))
     if settings.precision == "auto":
-        settings = replace(settings, precision="bf16" if dtype == "bfloat16" else "fp32")
-    dictionary = kind.for_widths(widths_of(store), sae)
-    policy = store.policy
-    dictionary.provenance = Provenance(
-        model=model,
-        hook=config.hook,
-        context=policy.context,
-        prepend_bos=policy.prepend_bos,
-        skip_first=policy.skip_first,
-        special_ids=policy.special_ids,
-        max_norm=store.max_norms[0],
-        target_hook=config.target_hook,
-        beside=config.beside,
-        pooled=config.pooled,
-        other_norms=store.max_norms[1:],
-    )
-    trainer = Trainer(dictionary, settings, folder.path)
-    trainer.fit(_batches(store, config, settings))
-    facts = {
-        "architecture": kind.architecture,
-        "model": model,
-        "hook": config.hook,
-        "d_in": dictionary.d_in,
-        "d_sae": dictionary.d_sae,
-        "steps": settings.steps,
-        "tokens": trainer.tokens,
-        "train_seconds": round(trainer.seconds, 1),
-    }
-    folder.finish("train", described, facts, began)
+        settings = replace(settings, precision="bf16" if feed.dtype == "bfloat16" else "fp32")
+    kind, folder = architecture_of(sae), run.source(config.source)
+    dictionary = kind.for_widths(widths_of(feed.store), sae)
+    dictionary.provenance = feed.provenance()
+    trainer = Trainer(dictionary, settings, folder.path, feed.evaluation(settings))
 
+    def finished(trainer: Trainer) -> None:
+        facts = {
+            "architecture": kind.architecture,
+            "model": feed.model,
+            "hook": config.hook,
+            "d_in": dictionary.d_in,
+            "d_sae": dictionary.d_sae,
+            "steps": settings.steps,
+            "tokens": trainer.tokens,
+            "train_seconds": round(trainer.seconds, 1),
+        }
+        folder.finish("train", training_config(config, sae), facts, began)
 
-def _activations(run: Run, config: TrainStage) -> tuple[ActivationStore, str, str]:
-    """What a training reads, the id of the subject that it comes from, and the subject's number format."""
-    if config.vectors is not None:
-        if hooks_of(config) != (VECTORS,) or config.stream is not None:
-            raise Invalid(f"Vectors from a file come from no subject: give the hook as {VECTORS!r}, no other hook, and do not stream.")
-        return VectorStore(config.vectors), Path(config.vectors.file).stem, "float32"
-    facts = run.need("read").facts
-    hooks = hooks_of(config)
-    if config.stream is None:
-        return stored(run, hooks, config.pooled), facts["model"], facts["dtype"]
-    store = SubjectStore(run_subject(run), Corpus.open(run.corpus), config.stream, hooks, pooled=config.pooled)
-    return store, facts["model"], facts["dtype"]
-
-
-def hooks_of(config: TrainStage) -> tuple[str, ...]:
-    """Every hook that a training reads, in the order in which a row holds them."""
-    return (config.hook, *([config.target_hook] if config.target_hook else []), *config.beside)
-
-
-def check_hooks(config: TrainStage, kind: type[Trainable]) -> None:
-    """Refuses hooks that do not suit the architecture. Raises `Invalid`."""
-    hooks, name = hooks_of(config), kind.architecture
-    if len(set(hooks)) < len(hooks):
-        raise Invalid(f"The hooks {', '.join(hooks)} name one place twice. Name each once.")
-    if (kind.places == "target") != (config.target_hook is not None):
-        wrong = "writes at another hook: give target_hook" if kind.places == "target" else "writes where it reads: leave target_hook out"
-        raise Invalid(f"A dictionary of the kind {name} {wrong}.")
-    if config.pooled and (kind.places != "hook" or not config.beside):
-        raise Invalid(
-            f"Pooled rows need two hooks at least, and a dictionary that reads one at a time; {name} on {', '.join(hooks)} is not so."
-        )
-    if not config.pooled and (kind.places == "hooks") != bool(config.beside):
-        wrong = "reads several hooks: name the others in beside" if kind.places == "hooks" else "reads one hook: leave beside out, or pool"
-        raise Invalid(f"A dictionary of the kind {name} {wrong}.")
-
-
-def _batches(store: ActivationStore, config: TrainStage, settings: TrainConfig) -> Batches:
-    if config.stream is not None:
-        assert isinstance(store, SubjectStore), "a stream comes from a subject"
-        return RingBuffer(store, config.stream.rows, settings.batch_size, settings.seed)
-    return lambda step: batches(store, settings.batch_size, settings.seed, settings.steps, step)
+    described = {**to_dict(config), "train": None, "source": None}
+    return Member(trainer, feed.batches(settings.batch_size, config.order), reads=described, finished=finished)
 
 
 def evaluate(run: Run, config: EvaluateConfig, source: str | None = None) -> None:

@@ -1,44 +1,39 @@
-"""Training: one loop for every trainable dictionary, with an exact resume.
+"""Training: a trainer for every trainable dictionary, with an exact resume.
 
 `Trainer(dictionary, config, folder).fit(batches)` asks `batches(step)` for an iterator that begins at that step and never asks where the
 activations come from. With a folder it leaves the dictionary there (`cfg.json`, `sae_weights.safetensors`) and its log (`log.jsonl`, a
 `LogRow` a line). Until it is finished a `checkpoint.safetensors` lies beside them: a run that was killed anywhere goes on from it and
-ends, on a CPU, with the same bits as one that was not.
+ends, on a CPU, with the same bits as one that was not. A single training is a sweep of one: `saelab.sweep` trains many in one pass.
 """
 
-import json
 import time
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from saelab.activations.base import Resumable
-from saelab.describe import read_log
-from saelab.dictionary import Losses, Trainable, save_dictionary
-from saelab.errors import Conflict, Corrupt, Invalid
-from saelab.progress import track
+from saelab.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+from saelab.dictionary import Dictionary, Losses, Trainable
+from saelab.errors import Invalid
 from saelab.records import LogRow
-from saelab.run import cannot_write, differences, whole, write_atomically
+from saelab.schedules import learning_rate
+from saelab.sinks import Sink, SinkName, open_sinks
 from saelab.values import to_dict, value
 
-CHECKPOINT_FILE = "checkpoint.safetensors"
-"""State of an unfinished training."""
-LOG_FILE = "log.jsonl"
-"""The training log, a `LogRow` a line."""
 _DEAD_EVERY = 16
 """Steps from one look at which features are dead to the next: the look waits for the device."""
-_SOURCES = {True: "straight from a subject", False: "on captured activations"}
+_EVALUATIONS = 10
+"""Evaluations in a run whose config does not say how often."""
 
 Batches = Callable[[int], Iterator[Float[Tensor, "row width"]]]
-"""An iterator over the run's batches, from a given step on: the same batches at every call. Those that are `Resumable` have their state in
-the checkpoint."""
+"""An iterator over the run's batches, from a given step on: the same batches at every call."""
+Evaluation = Callable[[Dictionary], Mapping[str, float]]
+"""Measures a dictionary in training: named numbers, logged as `eval/<name>`."""
 
 
 @value
@@ -72,6 +67,10 @@ class TrainConfig:
     """Steps from one line of the log to the next."""
     checkpoint_every: float = 60.0
     """Seconds from one checkpoint to the next."""
+    evaluate_every: int | None = None
+    """Steps from one evaluation on held-out documents to the next; none for ten times a run, where there are any, and 0 for never."""
+    sinks: tuple[SinkName, ...] = ()
+    """Where the log goes beside `log.jsonl`; each needs its package."""
 
 
 class Trainer:
@@ -81,11 +80,14 @@ class Trainer:
     - `dictionary`: any trainable one, on the device where it is to be trained.
     - `config`: how.
     - `folder`: where dictionary, log and checkpoint are written; none to write nothing.
+    - `evaluation`: what `config.evaluate_every` is about; none for no evaluation.
     """
 
-    def __init__(self, dictionary: Trainable, config: TrainConfig, folder: Path | None = None) -> None:
-        _check(config)
-        self.dictionary, self.config, self.folder = dictionary, config, folder
+    def __init__(
+        self, dictionary: Trainable, config: TrainConfig, folder: Path | None = None, evaluation: Evaluation | None = None
+    ) -> None:
+        _check(config, folder, evaluation)
+        self.dictionary, self.config, self.folder, self.evaluation = dictionary, config, folder, evaluation
         self.device = next(dictionary.parameters()).device
         self.lr = dictionary.default_lr() if config.lr is None else config.lr
         self.warmup = min(1000, config.steps // 10) if config.warmup is None else config.warmup
@@ -95,24 +97,37 @@ class Trainer:
         self.optimiser = torch.optim.Adam(dictionary.parameters(), lr=self.lr, betas=betas, fused=True)
         self.steps_done = 0
         self.tokens = 0
-        self.seconds = 0.0
+        self.seconds, self._began = 0.0, time.monotonic()
         self.idle = torch.zeros(dictionary.d_sae, dtype=torch.int64, device=self.device)
         self.dead: Int[Tensor, " dead"] = self.idle.new_zeros(0)
         self.sums: dict[str, Tensor] = {}
-        self._window = (0, 0.0)
-        self._resumable: Resumable | None = None
+        self._noise = torch.Generator().manual_seed(config.seed).get_state()
+        self.last_row = (0, 0, 0.0)
+        """Steps, tokens and seconds at the last line of the log."""
+        self._sinks: list[Sink] = []
+        self._reads: dict[str, Any] = {}
+
+    def fit(self, batches: Batches) -> None:
+        """Trains to the end, from the checkpoint if there is one. Raises what `saelab.sweep.fit` raises."""
+        from saelab.sweep import Member, fit  # which knows trainers
+
+        fit([Member(self, batches)])
 
     def initialise(self, sample: Float[Tensor, "row width"]) -> None:
         """Sets the weights from the seed and a sample of training rows; `fit` does it with the first batches."""
-        _check_batch(sample, self.dictionary.width)
-        self.dictionary.initialise(sample.to(self.device), torch.Generator().manual_seed(self.config.seed))
+        self.need_rows(sample)
+        with self._own_noise():
+            self.dictionary.initialise(sample.to(self.device), torch.Generator().manual_seed(self.config.seed))
+        self._began = time.monotonic()
+
+    def need_rows(self, rows: Tensor) -> None:
+        """Raises `Invalid` for what are not training rows of this dictionary."""
+        if rows.ndim != 2 or rows.shape[1] != self.dictionary.width or not len(rows):
+            raise Invalid(f"A batch has shape {list(rows.shape)}; the dictionary reads rows of {self.dictionary.width} values.")
 
     def rate(self) -> float:
         """The learning rate of the next step."""
-        step, last = self.steps_done, self.config.steps
-        rise = min(1.0, (step + 1) / (self.warmup + 1))
-        fall = min(1.0, (last - step) / max(1.0, self.config.decay * last))
-        return self.lr * rise * fall
+        return self.lr * learning_rate(self.steps_done, self.config.steps, self.warmup, self.config.decay)
 
     def step(self, x: Float[Tensor, "row width"]) -> Losses:
         """One optimiser step on training rows. Waits for the device only every 16th time, to see which features are dead."""
@@ -120,7 +135,7 @@ class Trainer:
         self.optimiser.param_groups[0]["lr"] = self.rate()
         if self.steps_done % _DEAD_EVERY == 0:
             self.dead = (self.idle >= self.dead_after).nonzero()[:, 0]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with self._own_noise(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             losses = self.dictionary.losses(x, self.dead, self.steps_done / self.config.steps)
         loss = torch.stack(list(losses.terms.values())).sum()
         loss.backward()
@@ -131,8 +146,20 @@ class Trainer:
         self.dictionary.after_step()
         self.steps_done += 1
         self.tokens += len(x)
+        self.seconds = time.monotonic() - self._began
         self._count(losses, loss)
         return losses
+
+    @contextmanager
+    def _own_noise(self) -> Generator[None]:
+        """PyTorch's random numbers are the trainer's own inside: neither the caller nor another member of a sweep draws from them."""
+        outside = torch.get_rng_state()
+        torch.set_rng_state(self._noise)
+        try:
+            yield
+        finally:
+            self._noise = torch.get_rng_state()
+            torch.set_rng_state(outside)
 
     @torch.no_grad()
     def _count(self, losses: Losses, loss: Tensor) -> None:
@@ -151,16 +178,13 @@ class Trainer:
 
     def row(self) -> LogRow:
         """The log line of the steps since the last one. Raises `Invalid` if training has diverged."""
-        (tokens, seconds), self._window = self._window, (self.tokens, self.seconds)
-        steps = (self.steps_done - 1) % self.config.log_every + 1
+        if not self.finite():
+            raise self.diverged()
+        (steps, tokens, seconds), self.last_row = self.last_row, (self.steps_done, self.tokens, self.seconds)
         sums = {name: float(total) for name, total in self.sums.items()}
         self.sums = {}
-        if not all(abs(total) < float("inf") for total in sums.values()):
-            raise Invalid(
-                f"Training diverged before step {self.steps_done}: the loss is not finite. Lower the learning rate ({self.lr:g})."
-            )
         error, variance, active = sums.pop("error"), sums.pop("variance"), sums.pop("active")
-        metrics = {name: total / steps for name, total in sums.items()} | {
+        metrics = {name: total / (self.steps_done - steps) for name, total in sums.items()} | {
             "fvu": error / variance if variance else 0.0,
             "l0": active / (self.tokens - tokens),
             "dead": float((self.idle >= self.dead_after).float().mean()),
@@ -169,117 +193,79 @@ class Trainer:
         }
         return LogRow(step=self.steps_done, tokens=self.tokens, seconds=round(self.seconds, 3), metrics=metrics)
 
-    def fit(self, batches: Batches) -> None:
-        """Trains to the end, from the checkpoint if there is one.
+    def finite(self) -> bool:
+        """Whether every step since the last log line had a finite loss on finite rows. Waits for the device."""
+        return all(bool(total.isfinite()) for total in self.sums.values())
 
-        Raises `Conflict` if the checkpoint was made with another config, `Corrupt` if it cannot be read, and `Invalid` if the batches end
-        early, have another width than the dictionary, or make training diverge.
-        """
-        config, size = self.config, self.config.batch_size
-        self._resumable = batches if isinstance(batches, Resumable) else None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            if not self._resume():
-                self.initialise(torch.cat([x.float() for x in islice(batches(0), -(-config.sample // size))] or [torch.zeros(0, 0)]))
-            began, saved = time.monotonic() - self.seconds, time.monotonic()
-            left = islice(batches(self.steps_done), config.steps - self.steps_done)
-            for x in track(left, stage="train", total=config.steps * size, unit="tokens", done=self.steps_done * size, size=size):
-                _check_batch(x, self.dictionary.width)
-                self.step(x)
-                self.seconds = time.monotonic() - began
-                if self.steps_done % config.log_every == 0 or self.steps_done == config.steps:
-                    self._log(self.row())
-                if self.folder is not None and time.monotonic() - saved >= config.checkpoint_every and self.steps_done < config.steps:
-                    self._save(self.folder / CHECKPOINT_FILE)
-                    saved = time.monotonic()
-        if self.steps_done < config.steps:
-            raise Invalid(f"The batches ended at step {self.steps_done} of {config.steps}. Give more activations, or fewer steps.")
+    def diverged(self) -> Invalid:
+        """What to raise where a loss was not finite."""
+        return Invalid(f"Training diverged before step {self.steps_done}: the loss is not finite. Lower the learning rate ({self.lr:g}).")
+
+    def due(self) -> bool:
+        """Whether the log takes a line after this step."""
+        return self.steps_done % self.config.log_every == 0 or self.steps_done == self.config.steps or self._evaluates()
+
+    def _evaluates(self) -> bool:
+        every = -(-self.config.steps // _EVALUATIONS) if self.config.evaluate_every is None else self.config.evaluate_every
+        return self.evaluation is not None and every > 0 and (self.steps_done % every == 0 or self.steps_done == self.config.steps)
+
+    def log(self) -> None:
+        """Writes the log line of the steps since the last one, and what the evaluation finds where one is due."""
+        row = self.row()
+        if self.evaluation is not None and self._evaluates():
+            found = self.evaluation(self.dictionary)
+            row = replace(row, metrics={**row.metrics, **{f"eval/{name}": number for name, number in found.items()}})
+        for sink in self._sinks:
+            sink.write(row)
+
+    def begin(self, reads: Mapping[str, Any]) -> None:
+        """Takes up the checkpoint, if there is one, and opens the log at its step. `reads` says what the batches are, as JSON."""
+        self._reads = dict(reads)
         if self.folder is not None:
-            save_dictionary(self.dictionary, self.folder)
-            (self.folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+            file = self.folder / CHECKPOINT_FILE
+            if file.is_file():
+                self._load(file)
+            self._sinks = open_sinks(self.config.sinks, self.folder, self._described(), self.steps_done)
 
-    def _log(self, row: LogRow) -> None:
+    def close(self) -> None:
+        """Closes the log."""
+        sinks, self._sinks = self._sinks, []
+        for sink in sinks:
+            sink.close()
+
+    def save(self) -> None:
+        """Writes the checkpoint whole or not at all."""
         if self.folder is not None:
-            log = self.folder / LOG_FILE
-            try:
-                log.parent.mkdir(parents=True, exist_ok=True)
-                with log.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(to_dict(row)) + "\n")
-            except OSError as error:
-                raise cannot_write(log, error) from None
+            facts = {"steps_done": self.steps_done, "tokens": self.tokens, "seconds": self.seconds, "last_row": self.last_row}
+            save_checkpoint(self.folder / CHECKPOINT_FILE, self._state(), facts, self._described())
 
-    def _described(self) -> dict[str, object]:
+    def _described(self) -> dict[str, Any]:
         dictionary = self.dictionary
-        return {"train": to_dict(self.config), dictionary.architecture: to_dict(dictionary.config), "d_in": dictionary.d_in}
+        return {"train": to_dict(self.config), dictionary.architecture: to_dict(dictionary.config), "d_in": dictionary.d_in, **self._reads}
 
     def _state(self) -> dict[str, Tensor]:
-        """All tensors that a resume needs; loading writes into the very same ones."""
+        """All tensors that a resume needs."""
         state = {f"weights.{name}": tensor for name, tensor in self.dictionary.state_dict().items()}
         for name, parameter in self.dictionary.named_parameters():
             state |= {f"adam.{name}.{part}": tensor for part, tensor in self.optimiser.state[parameter].items()}
         state |= {f"sum.{name}": tensor for name, tensor in self.sums.items()}
-        state |= {f"batches.{name}": tensor for name, tensor in (self._resumable.state() if self._resumable else {}).items()}
-        return {**state, "idle": self.idle, "dead": self.dead, "rng": torch.get_rng_state()}
-
-    def _save(self, file: Path) -> None:
-        """Writes the checkpoint whole or not at all."""
-        facts = {
-            "steps_done": self.steps_done,
-            "tokens": self.tokens,
-            "seconds": self.seconds,
-            "window": self._window,
-            "config": self._described(),
-        }
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self._state().items()}
-        with whole(file) as half:
-            save_file(state, half, {"state": json.dumps(facts)})
-
-    def _resume(self) -> bool:
-        """Takes up the checkpoint, if there is one, and cuts the log to its step."""
-        if self.folder is None:
-            return False
-        file = self.folder / CHECKPOINT_FILE
-        found = file.is_file()
-        if found:
-            self._load(file)
-        _cut_log(self.folder / LOG_FILE, self.steps_done)
-        return found
+        return {**state, "idle": self.idle, "dead": self.dead, "noise": self._noise}
 
     def _load(self, file: Path) -> None:
-        try:
-            with safe_open(file, framework="pt", device=str(self.device)) as opened:
-                facts = json.loads(opened.metadata()["state"])
-                state: dict[str, Tensor] = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise Corrupt(f"{file}: not a checkpoint ({error}). Delete it to train from the beginning.") from None
-        changed = differences(facts["config"], json.loads(json.dumps(self._described())))
-        if changed:
-            lines = "\n".join(f"  {line}" for line in changed)
-            raise Conflict(f"{file} was made with another config:\n{lines}\nUse another folder, or delete the file to train anew.")
-        batches = {key.removeprefix("batches."): tensor for key, tensor in state.items() if key.startswith("batches.")}
-        if bool(batches) != bool(self._resumable):
-            raise Conflict(f"{file} was made {_SOURCES[bool(batches)]}, not {_SOURCES[not batches]}. Delete it to train anew.")
-        if self._resumable:
-            self._resumable.load(batches)
+        state, facts = load_checkpoint(file, self._described(), self.device)
         self.dictionary.load_state_dict({name: state[f"weights.{name}"] for name in self.dictionary.state_dict()})
         for name, parameter in self.dictionary.named_parameters():
             parts = [key for key in state if key.startswith(f"adam.{name}.")]
             self.optimiser.state[parameter] = {key.rpartition(".")[2]: state[key] for key in parts}
         self.sums = {key.removeprefix("sum."): tensor for key, tensor in state.items() if key.startswith("sum.")}
-        self.idle, self.dead = state["idle"], state["dead"]
-        torch.set_rng_state(state["rng"].cpu())
+        self.idle, self.dead, self._noise = state["idle"], state["dead"], state["noise"].cpu()
         self.steps_done, self.tokens, self.seconds = facts["steps_done"], facts["tokens"], facts["seconds"]
-        self._window = (facts["window"][0], facts["window"][1])
+        self._began = time.monotonic() - self.seconds
+        steps, tokens, seconds = facts["last_row"]
+        self.last_row = (steps, tokens, seconds)
 
 
-def _cut_log(file: Path, steps: int) -> None:
-    """Drops the lines after a step: they will be written again."""
-    if file.is_file():
-        kept = [row for row in read_log(file.parent) if row.step <= steps]
-        write_atomically(file, "".join(json.dumps(to_dict(row)) + "\n" for row in kept))
-
-
-def _check(config: TrainConfig) -> None:
+def _check(config: TrainConfig, folder: Path | None, evaluation: Evaluation | None) -> None:
     counts = {"steps": config.steps, "batch_size": config.batch_size, "log_every": config.log_every, "sample": config.sample}
     for name, count in counts.items():
         if count < 1:
@@ -288,10 +274,9 @@ def _check(config: TrainConfig) -> None:
         raise Invalid(f"lr is {config.lr}; it must be positive.")
     if config.betas is not None and not all(0 <= beta < 1 for beta in config.betas):
         raise Invalid(f"betas are {config.betas}; both must be from 0 to below 1.")
+    if (config.evaluate_every or 0) < 0 or (config.evaluate_every and evaluation is None):
+        raise Invalid(f"evaluate_every is {config.evaluate_every}; it is 0 or more, and 0 where there is nothing to evaluate on.")
+    if config.sinks and folder is None:
+        raise Invalid(f"sinks are {', '.join(config.sinks)}, but the trainer has no folder, so it keeps no log. Give it a folder.")
     if not 0 <= config.decay <= 1:
         raise Invalid(f"decay is {config.decay}; it is a share of the run, between 0 and 1.")
-
-
-def _check_batch(x: Tensor, d_in: int) -> None:
-    if x.ndim != 2 or x.shape[1] != d_in or not len(x):
-        raise Invalid(f"A batch has shape {list(x.shape)}; the dictionary reads rows of {d_in} values.")

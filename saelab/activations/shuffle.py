@@ -1,6 +1,7 @@
 """Shuffling: an endless stream of training batches, of which every stretch can be made again from its number."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import count
 
@@ -9,7 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.activations.base import ActivationStore
+from saelab.activations.origin import origin
 from saelab.activations.prefetch import ahead
+from saelab.corpus import Corpus
 from saelab.errors import Invalid
 
 SHUFFLE_ROWS = 2**20
@@ -70,6 +73,44 @@ def batches(
                 if step == steps:
                     return
         del group, order  # before the next group is read: both may not fit
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """The endless stream of the training batches of a store, for `Trainer.fit`; it knows where each row comes from."""
+
+    store: ActivationStore
+    """The activations."""
+    size: int
+    """Rows of a batch."""
+    seed: int
+    """Seed of their order."""
+    corpus: Corpus | None = None
+    """The windows that they come from, to name documents; none for vectors that come from no text."""
+
+    def __call__(self, step: int) -> Iterator[Float[Tensor, "batch d_in"]]:
+        """The batches from a step on."""
+        return batches(self.store, self.size, self.seed, start_step=step)
+
+    def place(self, step: int, row: int) -> str:
+        """Where a row of the batch of a step comes from, in words."""
+        counts, number = self.store.chunk_rows(False), step * self.size + row
+        epoch, rest = divmod(number, self.store.need_rows(False))
+        groups = list(_groups(counts, SHUFFLE_ROWS, seeded(self.seed, epoch)))
+        sizes = [sum(counts[chunk] for chunk in chunks) for chunks in groups]
+        group, rest = _entry(sizes, rest)
+        order = torch.randperm(sizes[group], generator=seeded(self.seed, epoch, group))
+        entry, rest = _entry([counts[chunk] for chunk in groups[group]], int(order[rest]))
+        window, position = (int(found[rest]) for found in self.store.places(groups[group][entry], False))
+        return str(origin(self.corpus, window, position)) if self.corpus else f"row {window} of the file"
+
+
+def _entry(sizes: Sequence[int], number: int) -> tuple[int, int]:
+    """Which of some parts, one after another, holds a row of all of them, and which of its rows that is."""
+    part = 0
+    while number >= sizes[part]:
+        part, number = part + 1, number - sizes[part]
+    return part, number
 
 
 def steps_of(store: ActivationStore, size: int, epochs: float) -> int:

@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.activations.base import ActivationStore
 from saelab.activations.shuffle import first_rows
+from saelab.analyses.losses import Batch, loss_sums, some_windows
 from saelab.analyses.splices import Apply, Splice, constant, control, own, splice
 from saelab.baselines.pca import PCA
 from saelab.baselines.random import Random
@@ -84,9 +85,9 @@ def _with_losses(
     applied = {"spliced": own(lab.dictionary), **controls}
     splices: dict[str, Splice] = {
         "clean": lambda _: {},
-        "mean": splice(lab, constant(mean)),
-        "zero": splice(lab, constant(torch.zeros_like(mean))),
-        **{name: splice(lab, lambda rows, apply=apply: apply(rows)[0]) for name, apply in applied.items()},
+        "mean": splice(lab.subject, lab.dictionary, constant(mean)),
+        "zero": splice(lab.subject, lab.dictionary, constant(torch.zeros_like(mean))),
+        **{name: splice(lab.subject, lab.dictionary, lambda rows, apply=apply: apply(rows)[0]) for name, apply in applied.items()},
     }
     losses = _losses(lab, splices, config)
     return replace(
@@ -205,52 +206,19 @@ class _Losses:
 
 @torch.inference_mode()
 def _losses(lab: Lab, splices: Mapping[str, Splice], config: EvaluateConfig) -> _Losses:
-    corpus = lab.corpus
-    candidates = np.flatnonzero(corpus.window_held_out & (corpus.window_length > lab.policy.skip_first + 1))
-    windows = np.sort(np.random.default_rng(config.seed).permutation(candidates)[: config.windows])
-    if len(windows) < 2:
-        raise Invalid("Fewer than two held-out windows, so losses cannot be compared. Read a larger corpus (about 10 % is held out).")
+    windows = some_windows(lab.corpus, config.windows, config.seed)
     ce: dict[str, list[float]] = {name: [] for name in splices}
     kl: dict[str, list[float]] = {name: [] for name in splices}
-    tokens: list[int] = []
+    tokens: list[float] = []
     batches = np.array_split(windows, -(-len(windows) // config.batch_windows))
-    for batch in track(batches, stage="evaluate", total=len(windows), unit="windows", size=config.batch_windows):
-        ids, counted, scored = _padded(lab, batch)
-        tokens.extend(scored.sum(-1).tolist())
-        clean = lab.subject.logits(ids)
+    for part in track(batches, stage="evaluate", total=len(windows), unit="windows", size=config.batch_windows):
+        batch = Batch.of(lab.corpus, part, lab.subject.device)
+        tokens.extend(batch.scored.sum(-1).tolist())
+        clean = lab.subject.logits(batch.ids)
         for name, make in splices.items():
-            edits = make(ids)
-            found = lab.subject.logits(ids, edits, counted) if edits else clean
-            for row in range(len(ids)):
-                sums = _loss_sums(found[row, :-1], clean[row, :-1], ids[row, 1:].to(found.device), scored[row])
-                ce[name].append(sums[0])
-                kl[name].append(sums[1])
+            edits = make(batch.ids)
+            sums = loss_sums(lab.subject.logits(batch.ids, edits, batch.counted) if edits else clean, clean, batch)
+            ce[name].extend(sums[0])
+            kl[name].extend(sums[1])
     arrays = [{name: np.array(sums) for name, sums in group.items()} for group in (ce, kl)]
-    return _Losses(arrays[0], arrays[1], np.array(tokens, dtype=float), corpus.window_document[windows], config.seed)
-
-
-def _loss_sums(
-    logits: Float[Tensor, "pos vocab"], clean: Float[Tensor, "pos vocab"], targets: Int[Tensor, " pos"], scored: Bool[Tensor, " pos"]
-) -> tuple[float, float]:
-    """Cross-entropy, and KL from the clean prediction, summed over the scored positions of one window."""
-    found, plain = logits[scored].float(), clean[scored].float()
-    level = found.logsumexp(-1)
-    loss = level - found.gather(-1, targets[scored][:, None])[:, 0]
-    base = plain.logsumexp(-1)
-    gap = (plain - found).mul_((plain - base[:, None]).exp_()).sum(-1) - base + level
-    return float(loss.double().sum()), float(gap.double().sum())
-
-
-def _padded(lab: Lab, windows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids, positions that count, and predictions that are scored (from a counted position to a token that is there)."""
-    longest = int(lab.corpus.window_length[windows].max())
-    ids, counted = np.zeros((len(windows), longest), dtype=np.int64), np.zeros((len(windows), longest), dtype=bool)
-    inside = np.zeros((len(windows), longest), dtype=bool)
-    for row, window in enumerate(windows):
-        tokens = lab.corpus.window_tokens(int(window))
-        ids[row, : len(tokens)] = tokens
-        inside[row, : len(tokens)] = True
-        counted[row, : len(tokens)] = lab.corpus.counts(int(window))
-    device = lab.subject.device
-    scored = counted[:, :-1] & inside[:, 1:]
-    return torch.from_numpy(ids), torch.from_numpy(counted).to(device), torch.from_numpy(scored).to(device)
+    return _Losses(arrays[0], arrays[1], np.array(tokens), lab.corpus.window_document[windows], config.seed)

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.dictionary import Codes, Dictionary
-from saelab.lab import Lab
-from saelab.subject import Edits
+from saelab.lab import rows_of
+from saelab.subject import Edits, Subject
 
 Apply = Callable[[Float[Tensor, "*batch width"]], tuple[Float[Tensor, "*batch d_out"], Codes]]
 """From training rows what is written for them, and the codes behind it."""
@@ -49,20 +49,22 @@ def constant(vector: Float[Tensor, " d_out"]) -> Write:
     return lambda rows: vector.expand(*rows.shape[:-1], -1)
 
 
-def splice(lab: Lab, write: Write) -> Splice:
+def splice(subject: Subject, dictionary: Dictionary, write: Write) -> Splice:
     """Puts what is written where the dictionary writes: at positions that count, but for activations that are massive where it reads."""
-    like, d_in = lab.dictionary.directions, lab.dictionary.d_in  # the subject may run elsewhere and in another number format
+    like, d_in = dictionary.directions, dictionary.d_in  # the subject may run elsewhere and in another number format
+    origin = dictionary.provenance
+    assert origin is not None, "a dictionary of a subject's activations knows its hook"
 
     def in_place(x: Float[Tensor, "window pos d"], mask: Bool[Tensor, "window pos"]) -> Float[Tensor, "window pos d"]:
-        return _put(lab.dictionary.ordinary(x), write(x.to(like)), x, mask)
+        return _put(dictionary.ordinary(x), write(x.to(like)), x, mask)
 
     def across(tokens: Int[Tensor, "window pos"]) -> Edits:
-        rows = lab.rows(tokens)
-        ordinary, written = lab.dictionary.ordinary(rows[..., :d_in]), write(rows.to(like))
-        parts = written.split(lab.dictionary.widths, dim=-1)
-        return {hook: partial(_put, ordinary, part) for hook, part in zip(lab.origin.written_hooks, parts, strict=True)}
+        rows = rows_of(subject, origin, tokens)
+        ordinary, written = dictionary.ordinary(rows[..., :d_in]), write(rows.to(like))
+        parts = written.split(dictionary.widths, dim=-1)
+        return {hook: partial(_put, ordinary, part) for hook, part in zip(origin.written_hooks, parts, strict=True)}
 
-    return across if len(lab.origin.row_hooks) > 1 else lambda _: {lab.hook: in_place}
+    return across if len(origin.row_hooks) > 1 else lambda _: {origin.hook: in_place}
 
 
 def _put(

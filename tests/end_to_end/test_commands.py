@@ -36,6 +36,7 @@ DESCRIBED = {
     "read": (stages.ReadConfig, SubjectConfig),
     "capture": (CaptureConfig,),
     "train": (TrainConfig,),
+    "sweep": (TrainConfig,),
     "evaluate": (EvaluateConfig,),
     "collect": (CollectConfig,),
     "label": (),
@@ -117,6 +118,21 @@ def test_train_makes_a_dictionary_from_a_file_of_ones_own(saelab, tmp_path, kind
     again = saelab("train", folder, *flags[:4], "sae:topk", "--sae.d-sae", 32, "--sae.k", 4)
     assert again.code == 0, again.err
     assert Run(folder).sources() == ["1-res-jumprelu", "1-res-topk"]
+
+
+def test_sweep_trains_a_grid_at_two_hooks_in_one_pass(saelab, tmp_path):
+    run = Run(tmp_path / "run")
+    assert saelab("read", run.path, "--model", "toy", "texts:toy", "--texts.num-documents", 40).code == 0
+    grid = ("--k", 2, 4, "--seed", 0, 1, "--vary", "auxk=0", "--also", "jumprelu", "--train.steps", 6, "--train.batch-size", 64)
+    ended = saelab("sweep", run.path, "--hook", HOOK, "blocks.0.hook_mlp_out", *grid, "sae:topk", "--sae.d-sae", 32)
+    assert ended.code == 0, ended.err
+    topk = [f"{place}-topk-k{k}-s{seed}-auxk0" for place in ("1-res", "0-mlp") for k in (2, 4) for seed in (0, 1)]
+    others = [f"{place}-jumprelu-s{seed}" for place in ("1-res", "0-mlp") for seed in (0, 1)]
+    assert {Path(line).name for line in ended.out.split()} == set(run.sources()) == {*topk, *others}
+    assert run.need("capture").facts["hooks"] == [HOOK, "blocks.0.hook_mlp_out"]
+    refused = saelab("sweep", run.path, "--hook", HOOK, "--vary", "auxkk=0", "sae:topk")
+    assert refused.code == 1
+    assert "Unknown field in the grid 'auxkk'. Did you mean auxk" in refused.err
 
 
 def test_train_reads_its_activations_as_the_run_captured_them(saelab, toy_run, tmp_path):

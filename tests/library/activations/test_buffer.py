@@ -13,10 +13,12 @@ from saelab.activations import buffer
 from saelab.activations.base import Resumable
 from saelab.activations.buffer import BufferConfig, RingBuffer, free_memory
 from saelab.activations.stream import SubjectStore
+from saelab.checkpoint import CHECKPOINT_FILE
 from saelab.corpus import Corpus
 from saelab.errors import Conflict, Invalid
 from saelab.saes.topk import TopK
-from saelab.training import CHECKPOINT_FILE, TrainConfig, Trainer
+from saelab.sweep import BATCHES_FILE
+from saelab.training import TrainConfig, Trainer
 
 HOOK = "blocks.0.hook_resid_post"
 ROWS, SIZE = 2000, 64
@@ -164,9 +166,10 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(corpus: Corpus, tmp_
     kill_at(killed, 7)
     with pytest.raises(Killed):
         killed.fit(ring(corpus))
-    size = (tmp_path / "killed" / CHECKPOINT_FILE).stat().st_size
-    assert size > ROWS * D_IN * 4
+    assert (tmp_path / "killed" / CHECKPOINT_FILE).is_file()
+    assert (tmp_path / "killed" / BATCHES_FILE).stat().st_size > ROWS * D_IN * 4
     trainer("killed").fit(ring(corpus))
+    assert sorted(file.name for file in (tmp_path / "killed").iterdir()) == ["cfg.json", "log.jsonl", "sae_weights.safetensors"]
     assert (tmp_path / "killed" / "sae_weights.safetensors").read_bytes() == (tmp_path / "whole" / "sae_weights.safetensors").read_bytes()
 
 
@@ -179,7 +182,7 @@ def test_a_checkpoint_of_a_stream_is_no_checkpoint_of_captured_activations(corpu
         kill_at(trainer, 3)
         with pytest.raises(Killed):
             trainer.fit(first)
-        with pytest.raises(Conflict, match=r"checkpoint\.safetensors was made .*, not .*Delete it to train anew"):
+        with pytest.raises(Conflict, match=r"(?s)checkpoint\.safetensors was made with another config.*straight_from_subject: "):
             Trainer(TopK(D_IN, TopK.Config(d_sae=24, k=3)), config, folder).fit(second)
 
 

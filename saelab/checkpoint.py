@@ -1,0 +1,43 @@
+"""Checkpoints: the state of an unfinished training in one file, tensors beside facts, written whole or not at all."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from saelab.errors import Conflict, Corrupt
+from saelab.run import differences, whole
+
+CHECKPOINT_FILE = "checkpoint.safetensors"
+"""State of an unfinished training."""
+
+
+def save_checkpoint(file: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Writes tensors, facts and the config that they belong to. Raises `Conflict` if the file cannot be written."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with whole(file) as half:
+        save_file(tensors, half, {"state": json.dumps({**facts, "config": config})})
+
+
+def load_checkpoint(file: Path, config: Mapping[str, Any], device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors, on a device, and the facts.
+
+    Raises `Corrupt` for a file that is no checkpoint, and `Conflict` naming the fields where its config was another one.
+    """
+    try:
+        with safe_open(file, framework="pt", device=str(device)) as opened:
+            facts = json.loads(opened.metadata()["state"])
+            state: dict[str, Tensor] = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+            made_with = facts.pop("config")
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise Corrupt(f"{file}: not a checkpoint ({error}). Delete it to train from the beginning.") from None
+    changed = differences(made_with, json.loads(json.dumps(config)))
+    if changed:
+        lines = "\n".join(f"  {line}" for line in changed)
+        raise Conflict(f"{file} was made with another config:\n{lines}\nUse another folder, or delete the file to train anew.")
+    return state, facts
