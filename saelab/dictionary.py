@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from saelab.errors import Corrupt, Invalid, NotFound
+from saelab.policy import TokenKind
 from saelab.registry import Registry
 from saelab.run import whole, write_atomically
 from saelab.values import from_dict, to_dict, value
@@ -51,7 +52,9 @@ class Provenance:
     skip_first: int
     """Positions at the start of every window that do not count: the first one is an attention sink."""
     special_ids: tuple[int, ...]
-    """Token ids that do not count."""
+    """Ids of the subject's special tokens."""
+    uncounted: tuple[TokenKind, ...] = ("bos", "special")
+    """Kinds of tokens that do not count."""
     max_norm: float | None = None
     """Norm above which an activation is massive and does not count; none where all count."""
 

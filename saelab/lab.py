@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from saelab.activations.base import ActivationStore
@@ -80,15 +81,37 @@ class Lab:
 
     @cached_property
     def store(self) -> ActivationStore:
-        """The captured activations of the dictionary's hook."""
+        """The captured activations of the dictionary's hook. Raises `Invalid` where they have another width than the dictionary reads."""
         self.run.need("capture")
-        return DiskStore(self.run.activations(self.hook))
+        store = DiskStore(self.run.activations(self.hook))
+        if store.d_in != self.dictionary.d_in:
+            raise Invalid(
+                f"The dictionary {self.source} reads {self.dictionary.d_in} values at {self.hook}, where the run's subject has "
+                f"{store.d_in}. It belongs to another model or hook."
+            )
+        return store
 
     @cached_property
     def features(self) -> FeatureStore:
         """The collected features."""
         self.folder.need("collect")
         return FeatureStore(self.folder.path / "features.db")
+
+    def tokens(self, prompt: str, chat: bool = False) -> tuple[list[int], list[bool]]:
+        """The token ids of a text, or of a user's message in the chat template up to where the reply begins, and which of them count.
+
+        A beginning-of-sequence token is put before where windows have one, unless the template has written it. Raises `Invalid` for a chat
+        with a subject that has no template.
+        """
+        policy = self.policy
+        if chat:
+            ids, roles = self.subject.encode_chat([{"role": "user", "content": prompt}], reply=True)
+        else:
+            ids = self.subject.encode(prompt)
+            roles = np.zeros(len(ids), np.uint8)
+        if policy.prepend_bos and policy.bos_id is not None and ids[:1] != [policy.bos_id]:
+            ids, roles = [policy.bos_id, *ids], np.append(np.uint8(0), roles)
+        return ids, policy.counts(policy.kinds(np.array(ids, dtype=np.int64), roles)).tolist()
 
     def max_acts(self, features: Sequence[int]) -> dict[int, float]:
         """Largest activation of some features on the corpus. Raises `NotFound` for one that does not exist."""
@@ -101,18 +124,13 @@ def activations_on(lab: Lab, text: str, features: Sequence[int] | None = None, t
 
     Positions and special tokens that the dictionary never read in training show 0 and are marked as not counted.
     """
-    ids = lab.subject.encode(text)
-    if lab.policy.prepend_bos and lab.subject.bos_id is not None:
-        ids = [lab.subject.bos_id, *ids]
+    ids, counts = lab.tokens(text)
     limit = min(lab.subject.max_context, 4096)
     if not 1 <= len(ids) <= limit:
         raise Invalid(f"The text has {len(ids)} tokens; it must have from 1 to {limit}.")
     x = lab.subject.activations(torch.tensor([ids]), [lab.hook])[lab.hook][0].to(lab.dictionary.directions)
     ordinary = lab.dictionary.ordinary(x).tolist()
-    counted = [
-        fine and i >= lab.policy.skip_first and token not in lab.policy.special_ids
-        for i, (token, fine) in enumerate(zip(ids, ordinary, strict=True))
-    ]
+    counted = [counts and fine for counts, fine in zip(counts, ordinary, strict=True)]
     z = lab.dictionary.encode(x).dense() * torch.tensor(counted)[:, None]
     if features is None:
         strongest = z.abs().amax(0)

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saelab.corpus import MIN_WINDOW, Corpus, TokenPolicy, document_info, read_corpus
+from saelab.corpus import Corpus, document_info, read_corpus
 from saelab.errors import Conflict, Corrupt, Invalid, NotFound
-from saelab.texts.base import ChatTemplate, Document, TextSource
+from saelab.policy import MIN_WINDOW, TokenPolicy
+from saelab.texts.base import Document, TextSource
 from saelab.texts.toy import ToyTexts
 from saelab.values import value
 
@@ -20,7 +21,7 @@ from saelab.values import value
 class _Texts(TextSource):
     texts: tuple[str, ...]
 
-    def documents(self, template: ChatTemplate | None = None) -> Iterator[Document]:
+    def documents(self) -> Iterator[Document]:
         for number, text in enumerate(self.texts):
             yield Document(key=f"d/{number}", domain="even" if number % 2 == 0 else "odd", text=text)
 
@@ -90,7 +91,7 @@ def test_windows_cover_each_document_once_but_for_its_tail(lengths: list[int], c
         size = corpus.window_length[window]
         assert padded[window, :size].tolist() == corpus.window_tokens(window).tolist()
         assert not padded[window, size:].any()
-        assert counted[window].tolist() == [skip <= place < size for place in range(padded.shape[1])]
+        assert counted[window].tolist() == [max(skip, bos) <= place < size for place in range(padded.shape[1])]
 
 
 def test_max_tokens_is_kept_to_the_token(tmp_path: Path):
@@ -172,8 +173,8 @@ def test_torn_files_are_named(tmp_path: Path):
 def test_another_format_is_refused(tmp_path: Path):
     _read(tmp_path, _text(30), context=10)
     file = tmp_path / "tokens.safetensors"
-    file.write_bytes(file.read_bytes().replace(b'\\"format\\": 1', b'\\"format\\": 9'))
-    with pytest.raises(Corrupt, match="format 9, where 1 was expected"):
+    file.write_bytes(file.read_bytes().replace(b'\\"format\\": 2', b'\\"format\\": 9'))
+    with pytest.raises(Corrupt, match="format 9, where 2 was expected"):
         Corpus.open(tmp_path)
 
 
@@ -185,7 +186,7 @@ def test_a_folder_without_a_corpus_is_told_with_the_command_that_makes_one(tmp_p
 def test_a_text_source_that_fails_leaves_nothing_half_written(tmp_path: Path):
     @value
     class _Failing(TextSource):
-        def documents(self, template: ChatTemplate | None = None) -> Iterator[Document]:
+        def documents(self) -> Iterator[Document]:
             yield Document(key="a", domain="d", text=_text(30))
             raise KeyboardInterrupt
 
@@ -203,7 +204,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
 def test_documents_with_odd_line_ends_in_their_keys_survive(tmp_path: Path):
     @value
     class _Odd(TextSource):
-        def documents(self, template: ChatTemplate | None = None) -> Iterator[Document]:
+        def documents(self) -> Iterator[Document]:
             yield Document(key="a\u2028b\nc", domain="é", text=_text(30))
 
     corpus = read_corpus(_Odd(), _encode, TokenPolicy(context=10), tmp_path)
