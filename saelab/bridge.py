@@ -46,7 +46,8 @@ def bridge_activations(
     stop = max((int(found[1]) + 1 for found in layers if found), default=None) if all(layers) else None
     with _switched_on(bridge, {switch for hook in hooks for ending, switch in _SWITCHES.items() if hook.endswith(ending)}):
         _, cache = bridge.run_with_cache(tokens, names_filter=list(hooks), stop_at_layer=stop, prepend_bos=False)
-    return {hook: _vectors(hook, cache.get(hook), tokens) for hook in hooks}
+    found = dict(cache.items())
+    return {hook: _vectors(hook, found.get(hook), tokens) for hook in hooks}
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def role_spans(render: Callable[[Sequence[Message]], str], messages: Sequence[Me
         raise Invalid(f"The role {odd[0]!r} is not known. Known: {', '.join(ROLES)}.")
     text = render(messages)
     said = [message for message in messages if message["content"].strip()]
-    marked = [Message(role=message["role"], content=_MARK if message["content"].strip() else "") for message in messages]
+    marked = [Message(role=message["role"], content=_MARK if message["content"].strip() else message["content"]) for message in messages]
     pieces = render(marked).split(_MARK)
     if len(pieces) != len(said) + 1 or not text.startswith(pieces[0]):
         raise _untold(text)
