@@ -292,7 +292,7 @@ def read_corpus(
     for document, ids, roles in track(encoded, stage="read", total=max_tokens, unit="tokens", size=lambda item: len(item[1])):
         infos.append(document_info(document))
         tokens.append(ids)
-        kinds.append(policy.kinds(ids, roles))
+        kinds.append(policy.document_kinds(ids, roles))
     offsets = np.cumsum([0, *(len(ids) for ids in tokens)])
     Corpus(policy, infos, np.concatenate([np.zeros(0, np.int32), *tokens]), offsets, np.concatenate([np.zeros(0, np.uint8), *kinds])).save(
         folder

@@ -111,7 +111,7 @@ class Lab:
             roles = np.zeros(len(ids), np.uint8)
         if policy.prepend_bos and policy.bos_id is not None and ids[:1] != [policy.bos_id]:
             ids, roles = [policy.bos_id, *ids], np.append(np.uint8(0), roles)
-        return ids, policy.counts(policy.kinds(np.array(ids, dtype=np.int64), roles)).tolist()
+        return ids, policy.counts(policy.document_kinds(np.array(ids, dtype=np.int64), roles)).tolist()
 
     def max_acts(self, features: Sequence[int]) -> dict[int, float]:
         """Largest activation of some features on the corpus. Raises `NotFound` for one that does not exist."""

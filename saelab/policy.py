@@ -14,7 +14,7 @@ from saelab.values import value
 
 TokenKind = Literal["text", "bos", "special", "system", "user", "assistant", "tool", "template"]
 """What a token is: plain text; the beginning of a sequence; another special token; what someone says in a conversation; what the chat
-template puts around it. A token whose id is special is `bos` or `special` wherever it stands."""
+template puts around it. A token whose id is special is `bos` or `special` whoever says it."""
 KINDS: tuple[TokenKind, ...] = get_args(TokenKind)
 """The kinds in the order of their numbers on disk."""
 MIN_WINDOW = 8
@@ -52,10 +52,19 @@ class TokenPolicy:
     def kinds(
         self, tokens: Int[np.ndarray, "*batch pos"], roles: UInt8[np.ndarray, "*batch pos"] | TokenKind = "text"
     ) -> UInt8[np.ndarray, "*batch pos"]:
-        """The number of each token's kind: by its id, or else its role."""
+        """The number of each token's kind in the midst of a document: `special` by its id, or else its role."""
         role = np.uint8(KINDS.index(roles)) if isinstance(roles, str) else roles
-        found = np.where(np.isin(tokens, self.special_ids), np.uint8(KINDS.index("special")), role)
-        return found if self.bos_id is None else np.where(tokens == self.bos_id, np.uint8(KINDS.index("bos")), found)
+        ids = self.special_ids if self.bos_id is None else (*self.special_ids, self.bos_id)
+        return np.where(np.isin(tokens, ids), np.uint8(KINDS.index("special")), role)
+
+    def document_kinds(
+        self, tokens: Int[np.ndarray, " pos"], roles: UInt8[np.ndarray, " pos"] | TokenKind = "text"
+    ) -> UInt8[np.ndarray, " pos"]:
+        """The same for a whole document, whose first token may be `bos`. (SmolLM2 begins every turn with its bos token.)"""
+        found = self.kinds(tokens, roles)
+        if self.bos_id is not None and (tokens[:1] == self.bos_id).all():
+            found[:1] = KINDS.index("bos")
+        return found
 
     def counts(self, kinds: UInt8[np.ndarray, "*batch pos"]) -> Bool[np.ndarray, "*batch pos"]:
         """Which positions of windows with tokens of these kinds count."""
