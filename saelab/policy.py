@@ -60,7 +60,7 @@ class TokenPolicy:
     def document_kinds(
         self, tokens: Int[np.ndarray, " pos"], roles: UInt8[np.ndarray, " pos"] | TokenKind = "text"
     ) -> UInt8[np.ndarray, " pos"]:
-        """The same for a whole document, whose first token may be `bos`. (SmolLM2 begins every turn with its bos token.)"""
+        """The same for a whole document, whose first token may be `bos`; SmolLM2 begins every turn with that token."""
         found = self.kinds(tokens, roles)
         if self.bos_id is not None and (tokens[:1] == self.bos_id).all():
             found[:1] = KINDS.index("bos")
