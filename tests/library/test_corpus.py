@@ -248,21 +248,8 @@ def test_a_conversation_is_one_window_cut_only_at_the_context(tmp_path: Path):
 def test_the_kinds_that_count_are_those_of_the_policy(tmp_path: Path):
     uncounted = ("bos", "special", "user", "template")
     corpus = _read_talks(tmp_path, (_text(5), _text(6)), context=16, special_ids=(102,), bos_id=104, uncounted=uncounted)
-    kinds = [
-        "template",
-        "user",
-        "user",
-        "special",
-        "user",
-        "bos",
-        "template",
-        "assistant",
-        "assistant",
-        "special",
-        "assistant",
-        "bos",
-        "assistant",
-    ]
+    said = ("user", "user", "special", "user", "special"), ("assistant", "assistant", "special", "assistant", "special", "assistant")
+    kinds = ["template", *said[0], "template", *said[1]]
     assert corpus.window_kinds(0) == kinds
     assert corpus.counts(0).tolist() == [kind == "assistant" for kind in kinds]
     assert Corpus.open(tmp_path).window_kinds(0) == kinds

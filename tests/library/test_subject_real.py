@@ -66,7 +66,8 @@ def test_the_roles_of_a_conversation_are_told_from_the_template(subject):
     ]
     ids, roles = subject.encode_chat(talk)
     policy = TokenPolicy(special_ids=subject.special_ids, bos_id=subject.bos_id)
-    kinds = [KINDS[kind] for kind in policy.kinds(np.array(ids), roles)]
+    kinds = [KINDS[kind] for kind in policy.document_kinds(np.array(ids), roles)]
+    assert kinds.count("bos") == 1, "though each turn begins with that token"
     said = {role: "".join(s for s, kind in zip(subject.strings(ids), kinds, strict=True) if kind == role) for role in set(kinds)}
     assert said["user"] == "What is the capital of France?user"
     assert said["assistant"] == "Paris. \n\nAsk me more."
