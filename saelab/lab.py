@@ -97,25 +97,25 @@ class Lab:
         self.folder.need("collect")
         return FeatureStore(self.folder.path / "features.db")
 
-    def tokens(self, prompt: str, chat: bool = False) -> tuple[list[int], list[bool]]:
-        """The token ids of a text, or of a user's message in the chat template up to where the reply begins, and which of them count.
-
-        A beginning-of-sequence token is put before where windows have one, unless the template has written it. Raises `Invalid` for a chat
-        with a subject that has no template.
-        """
-        policy = self.policy
-        if chat:
-            ids, roles = self.subject.encode_chat([{"role": "user", "content": prompt}], reply=True)
-        else:
-            ids = self.subject.encode(prompt)
-            roles = np.zeros(len(ids), np.uint8)
-        if policy.prepend_bos and policy.bos_id is not None and ids[:1] != [policy.bos_id]:
-            ids, roles = [policy.bos_id, *ids], np.append(np.uint8(0), roles)
-        return ids, policy.counts(policy.document_kinds(np.array(ids, dtype=np.int64), roles)).tolist()
-
     def max_acts(self, features: Sequence[int]) -> dict[int, float]:
         """Largest activation of some features on the corpus. Raises `NotFound` for one that does not exist."""
         return {row.index: row.max for row in self.features.rows(features)}
+
+
+def prompt_tokens(subject: Subject, policy: TokenPolicy, prompt: str, chat: bool = False) -> tuple[list[int], list[bool]]:
+    """The token ids of a text, or of a user's message in the chat template up to where the reply begins, and which of them count.
+
+    A beginning-of-sequence token is put before where windows have one, unless the template has written it. Raises `Invalid` for a chat with
+    a subject that has no template.
+    """
+    if chat:
+        ids, roles = subject.encode_chat([{"role": "user", "content": prompt}], reply=True)
+    else:
+        ids = subject.encode(prompt)
+        roles = np.zeros(len(ids), np.uint8)
+    if policy.prepend_bos and policy.bos_id is not None and ids[:1] != [policy.bos_id]:
+        ids, roles = [policy.bos_id, *ids], np.append(np.uint8(0), roles)
+    return ids, policy.counts(policy.document_kinds(np.array(ids, dtype=np.int64), roles)).tolist()
 
 
 @torch.inference_mode()
@@ -124,7 +124,7 @@ def activations_on(lab: Lab, text: str, features: Sequence[int] | None = None, t
 
     Positions and special tokens that the dictionary never read in training show 0 and are marked as not counted.
     """
-    ids, counts = lab.tokens(text)
+    ids, counts = prompt_tokens(lab.subject, lab.policy, text)
     limit = min(lab.subject.max_context, 4096)
     if not 1 <= len(ids) <= limit:
         raise Invalid(f"The text has {len(ids)} tokens; it must have from 1 to {limit}.")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saelab.errors import Invalid
 from saelab.interventions import feature_edit
-from saelab.lab import Lab
+from saelab.lab import Lab, prompt_tokens
 from saelab.policy import TokenKind
 from saelab.records import Completion, SteerRequest, SteerToken
 from saelab.subject import Edits, Subject
@@ -36,7 +36,7 @@ def stream_steer(lab: Lab, request: SteerRequest) -> Iterator[SteerToken | Compl
     began = time.monotonic()
     check_request(request)
     subject, policy = lab.subject, lab.policy
-    prompt, counts = lab.tokens(request.prompt, request.chat)
+    prompt, counts = prompt_tokens(subject, policy, request.prompt, request.chat)
     if not prompt:
         raise Invalid("The prompt is empty. Give at least one word to go on from.")
     role: TokenKind = "assistant" if request.chat else "text"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -196,8 +196,13 @@ class Subject:
             self._check_bridged(hook)
         got = self._watched(tokens, own) if own else {}
         if bridged:
+            self._say_bridged(bridged[0])
             got |= bridge_activations(self.bridge, tokens.to(self.device), bridged)
         return {hook: got[hook] for hook in hooks}
+
+    @cache  # noqa: B019 - a subject lives as long as the process
+    def _say_bridged(self, hook: str) -> None:
+        note(f"{hook} is read through TransformerLens: a second copy of {self.name}, in float32, at about half the speed.")
 
     def _watched(self, tokens: Int[Tensor, "window pos"], hooks: Sequence[str]) -> dict[str, Tensor]:
         got: dict[str, Tensor] = {}
@@ -309,7 +314,6 @@ class Subject:
         """TransformerLens' view of the same weights, in float32: every hook point, patching, attribution. Made on first use."""
         if self._source is None:
             raise Invalid("This subject was made from a module in memory; the bridge needs one loaded with Subject.load.")
-        note(f"Loading {self.name} a second time, in float32, for TransformerLens; what it reads takes about twice as long.")
         return boot(self._source.path, self._source.model(torch.float32).to(self.device), self._source.tokenizer())
 
 

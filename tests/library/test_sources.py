@@ -14,7 +14,7 @@ from saelab import recipes, stages
 from saelab.activations.capture import CaptureConfig
 from saelab.corpus import Corpus
 from saelab.errors import Invalid
-from saelab.lab import Lab
+from saelab.lab import Lab, prompt_tokens
 from saelab.records import Intervention, SteerRequest
 from saelab.run import Run
 from saelab.saes.topk import TopK
@@ -72,10 +72,10 @@ def test_only_what_the_assistant_says_is_captured(chat_run: Run):
 
 def test_steering_follows_the_kinds_that_count(chat_run: Run):
     lab = Lab(chat_run)
-    ids, counted = lab.tokens("tell me about the ship.", chat=True)
+    ids, counted = prompt_tokens(lab.subject, lab.policy, "tell me about the ship.", chat=True)
     assert ids.count(lab.subject.bos_id) == 1
     assert not any(counted), "a prompt holds nothing that the assistant says"
-    assert any(lab.tokens("the ship was wet.")[1])
+    assert any(prompt_tokens(lab.subject, lab.policy, "the ship was wet.")[1])
     change = Intervention(feature=0, op="add", strength=20, unit="raw")
     assert steer(lab, SteerRequest(prompt="tell me about the ship.", chat=True, interventions=(change,), max_tokens=8)).dose > 0
 
@@ -85,8 +85,8 @@ def test_a_chat_prompt_has_one_beginning_token_where_windows_begin_with_one(toy_
     lab.__dict__["corpus"] = Corpus(
         replace(lab.policy, prepend_bos=True), [lab.corpus.document(0)], lab.corpus.document_tokens(0), torch.tensor([0, 60]).numpy()
     )
-    assert lab.tokens("the ship.", chat=True)[0].count(lab.subject.bos_id) == 1
-    assert lab.tokens("the ship.")[0][0] == lab.subject.bos_id
+    assert prompt_tokens(lab.subject, lab.policy, "the ship.", chat=True)[0].count(lab.subject.bos_id) == 1
+    assert prompt_tokens(lab.subject, lab.policy, "the ship.")[0][0] == lab.subject.bos_id
 
 
 def test_conversations_longer_than_the_context_are_counted(chats: Chats, tmp_path: Path):
