@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -72,6 +72,7 @@ class Subject:
         self.tokenizer = tokenizer
         self._source = source
         self._sites = find_sites(self.model)
+        self._announced = False
 
     @classmethod
     def load(cls, config: SubjectConfig) -> Subject:
@@ -196,13 +197,11 @@ class Subject:
             self._check_bridged(hook)
         got = self._watched(tokens, own) if own else {}
         if bridged:
-            self._say_bridged(bridged[0])
+            if not self._announced:
+                note(f"{bridged[0]} is read through TransformerLens: a second copy of {self.name}, in float32, at about half the speed.")
+                self._announced = True
             got |= bridge_activations(self.bridge, tokens.to(self.device), bridged)
         return {hook: got[hook] for hook in hooks}
-
-    @cache  # noqa: B019 - a subject lives as long as the process
-    def _say_bridged(self, hook: str) -> None:
-        note(f"{hook} is read through TransformerLens: a second copy of {self.name}, in float32, at about half the speed.")
 
     def _watched(self, tokens: Int[Tensor, "window pos"], hooks: Sequence[str]) -> dict[str, Tensor]:
         got: dict[str, Tensor] = {}
