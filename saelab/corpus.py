@@ -5,12 +5,12 @@ Windows never cross documents. Splits are made by document, from a hash of its k
 - `held_out`: 10 % of the documents, never trained on; the quality of a dictionary is measured there.
 - `split`: explain 50 %, select 15 %, score 35 %, from a second hash; labels are made from one and scored on another.
 
-On disk: `documents.jsonl` (a `DocumentInfo` a line) and, written last, `tokens.safetensors` (`tokens` int32, `offsets` int64: document i is
-`tokens[offsets[i]:offsets[i + 1]]`), whose metadata hold the policy and the hash of the other file.
+On disk: `documents.jsonl` (a `DocumentInfo` a line) and, written last, `tokens.safetensors` (`tokens` int32, `kinds` uint8 and `offsets`
+int64: document i is `tokens[offsets[i]:offsets[i + 1]]`), whose metadata hold the policy and the hash of the other file.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from hashlib import blake2b, sha256
 from pathlib import Path
@@ -18,39 +18,23 @@ from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 from einops import repeat
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from saelab.encoder import Chat, Encoder
 from saelab.errors import Corrupt, Invalid, NotFound
+from saelab.policy import KINDS, MIN_WINDOW, TokenKind, TokenPolicy
 from saelab.progress import track
 from saelab.run import write_atomically
-from saelab.texts.base import ChatTemplate, Document, TextSource
+from saelab.texts.base import Document, TextSource
 from saelab.values import from_json, to_dict, value
 
 Split = Literal["explain", "select", "score"]
 
-FORMAT = 1
-MIN_WINDOW = 8
-"""Text tokens of a window, at least: shorter tails of documents are left out of the windows."""
+FORMAT = 2
 _HELD_OUT = 0.10
 _EXPLAIN, _SELECT = 0.50, 0.15
-
-
-@value
-class TokenPolicy:
-    """How text becomes windows, and which of their positions count. Stored with every artifact made from them."""
-
-    context: int = 128
-    """Tokens in a window, at most."""
-    prepend_bos: bool = False
-    """Begin every window with the subject's beginning-of-sequence token."""
-    bos_id: int | None = None
-    """That token's id; needed where windows begin with it."""
-    skip_first: int = 1
-    """Positions at the start of every window that do not count. The first is an attention sink: its norm is a hundred times the others'."""
-    special_ids: tuple[int, ...] = ()
-    """Token ids that do not count: the subject's special tokens."""
 
 
 @value
@@ -65,6 +49,22 @@ class DocumentInfo:
     """Which split it belongs to for labels and their scores."""
     held_out: bool
     """Whether it is kept from training."""
+
+
+@value
+class Origin:
+    """Where one position of a window comes from."""
+
+    document: str
+    """Key of the document."""
+    domain: str
+    """Kind of text."""
+    position: int | None
+    """Place in the document's tokens; none for a beginning-of-sequence token that the window was given."""
+    token: int
+    """Id of the token."""
+    kind: TokenKind
+    """What the token is."""
 
 
 def document_info(document: Document) -> DocumentInfo:
@@ -86,6 +86,7 @@ class Corpus:
     - `policy`: how windows are made.
     - `documents`: facts of each document.
     - `tokens`: tokens of all documents, one after another.
+    - `kinds`: the number of each token's kind; without it, what the ids say.
     - `offsets`: where each document begins in `tokens`, and the end of the last.
 
     Raises `Invalid` where the policy asks for windows that cannot be, or where no document is long enough for one.
@@ -109,15 +110,21 @@ class Corpus:
     """Whether each window's document is kept from training."""
 
     def __init__(
-        self, policy: TokenPolicy, documents: list[DocumentInfo], tokens: Int[np.ndarray, " token"], offsets: Int[np.ndarray, " edge"]
+        self,
+        policy: TokenPolicy,
+        documents: list[DocumentInfo],
+        tokens: Int[np.ndarray, " token"],
+        offsets: Int[np.ndarray, " edge"],
+        kinds: UInt8[np.ndarray, " token"] | None = None,
     ) -> None:
-        _check(policy)
+        policy.check()
         self.policy = policy
         self._documents, self._tokens, self._offsets = documents, tokens, offsets
+        self._kinds = policy.kinds(tokens) if kinds is None else kinds
         self.num_tokens, self.num_documents = len(tokens), len(documents)
         body = policy.context - policy.prepend_bos
         lengths = np.diff(offsets)
-        counts = lengths // body + (lengths % body >= MIN_WINDOW)
+        counts = (lengths >= MIN_WINDOW).astype(int) if policy.one_window else lengths // body + (lengths % body >= MIN_WINDOW)
         self.num_windows = int(counts.sum())
         if not self.num_windows:
             raise Invalid(f"The corpus is empty: no document has {MIN_WINDOW} tokens or more. Give a text source with longer documents.")
@@ -135,7 +142,7 @@ class Corpus:
         try:
             with safe_open(file, framework="pt") as opened:  # memory-mapped, where the numpy framework copies
                 metadata = json.loads((opened.metadata() or {}).get("corpus", "{}"))
-                tokens, offsets = opened.get_tensor("tokens").numpy(), opened.get_tensor("offsets").numpy()
+                arrays = {name: opened.get_tensor(name).numpy() for name in opened.keys()}  # noqa: SIM118 - not a dict
         except (SafetensorError, json.JSONDecodeError) as error:
             raise Corrupt(f"{file} is torn or no corpus: {error}. Delete {folder} and read the text again.") from None
         if metadata.get("format") != FORMAT:
@@ -143,17 +150,18 @@ class Corpus:
                 f"{file} has format {metadata.get('format')}, where {FORMAT} was expected. Delete {folder} and read the text again."
             )
         documents = _read_documents(folder / "documents.jsonl", metadata["documents"])
-        if len(offsets) != len(documents) + 1 or int(offsets[-1]) != len(tokens):
+        tokens, kinds, offsets = (arrays[name] for name in ("tokens", "kinds", "offsets"))
+        if len(offsets) != len(documents) + 1 or int(offsets[-1]) != len(tokens) or len(kinds) != len(tokens):
             raise Corrupt(
                 f"{file} does not hold the {len(documents)} documents of documents.jsonl. Delete {folder} and read the text again."
             )
-        return cls(from_json(TokenPolicy, json.dumps(metadata["policy"]), where=str(file)), documents, tokens, offsets)
+        return cls(from_json(TokenPolicy, json.dumps(metadata["policy"]), where=str(file)), documents, tokens, offsets, kinds)
 
     def save(self, folder: Path) -> None:
         """Writes the corpus. Raises `Conflict` where the folder cannot be written."""
         lines = "".join(json.dumps(to_dict(document), ensure_ascii=False) + "\n" for document in self._documents).encode()
         metadata = {"format": FORMAT, "policy": to_dict(self.policy), "documents": sha256(lines).hexdigest()}
-        content = save({"tokens": self._tokens, "offsets": self._offsets}, metadata={"corpus": json.dumps(metadata)})
+        content = save({"tokens": self._tokens, "kinds": self._kinds, "offsets": self._offsets}, metadata={"corpus": json.dumps(metadata)})
         write_atomically(folder / "documents.jsonl", lines)
         write_atomically(folder / "tokens.safetensors", content)
 
@@ -171,20 +179,47 @@ class Corpus:
         return self.windows(np.array([int(number)]))[0][0]
 
     def counts(self, number: SupportsIndex) -> Bool[np.ndarray, " pos"]:
-        """Which positions of a window count: not the first ones, not special tokens."""
+        """Which positions of a window count: not the first ones, not the kinds of tokens that the policy leaves out."""
         return self.windows(np.array([int(number)]))[1][0]
+
+    def window_kinds(self, number: SupportsIndex) -> list[TokenKind]:
+        """The kind of each token of a window, the beginning-of-sequence token included."""
+        inside, source = self._places(np.array([int(number)]))
+        return [KINDS[kind] for kind in self._kinds_at(source)[0][inside[0]]]
+
+    def origin(self, window: SupportsIndex, position: SupportsIndex) -> Origin:
+        """The document, place and kind of one position of a window, such as an activation row's."""
+        number, place = int(window), int(position) - self.policy.prepend_bos
+        info = self._documents[self.window_document[number]]
+        return Origin(
+            document=info.key,
+            domain=info.domain,
+            position=int(self.window_start[number]) + place if place >= 0 else None,
+            token=int(self.window_tokens(number)[int(position)]),
+            kind=self.window_kinds(number)[int(position)],
+        )
 
     def windows(self, numbers: Int[np.ndarray, " window"]) -> tuple[Int[np.ndarray, "window pos"], Bool[np.ndarray, "window pos"]]:
         """The tokens of some windows, padded on the right with 0 to the longest, and which of the positions count."""
+        inside, source = self._places(numbers)
+        tokens = self._tokens[source].astype(np.int64)
+        if self.policy.bos_id is not None and self.policy.prepend_bos:
+            tokens[:, 0] = self.policy.bos_id
+        return np.where(inside, tokens, 0), inside & self.policy.counts(self._kinds_at(source))
+
+    def _places(self, numbers: Int[np.ndarray, " window"]) -> tuple[Bool[np.ndarray, "window pos"], Int[np.ndarray, "window pos"]]:
+        """Which positions are inside of each window, and where in `tokens` each lies (0 outside)."""
         length = self.window_length[numbers]
         position = repeat(np.arange(length.max()), "pos -> window pos", window=len(numbers))
         begin = self._offsets[self.window_document[numbers]] + self.window_start[numbers] - self.policy.prepend_bos
         inside = position < length[:, None]
-        tokens = self._tokens[np.where(inside, np.maximum(begin[:, None] + position, 0), 0)].astype(np.int64)
-        if self.policy.bos_id is not None and self.policy.prepend_bos:
-            tokens[:, 0] = self.policy.bos_id
-        counted = inside & (position >= self.policy.skip_first) & ~np.isin(tokens, self.policy.special_ids)
-        return np.where(inside, tokens, 0), counted
+        return inside, np.where(inside, np.maximum(begin[:, None] + position, 0), 0)
+
+    def _kinds_at(self, source: Int[np.ndarray, "window pos"]) -> UInt8[np.ndarray, "window pos"]:
+        kinds = self._kinds[source]
+        if self.policy.prepend_bos:
+            kinds[:, 0] = KINDS.index("bos")
+        return kinds
 
     @cached_property
     def window_rows(self) -> Int[np.ndarray, " window"]:
@@ -194,25 +229,34 @@ class Corpus:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of what the corpus says: its policy, documents and tokens."""
+        """Hash of what the corpus says: its policy, documents, tokens and their kinds."""
         parts = [json.dumps(to_dict(self.policy)), *(f"{document.key}\n{document.domain}" for document in self._documents)]
         digest = sha256("\n".join(parts).encode())
         digest.update(np.ascontiguousarray(self._offsets, dtype="<i8").data)
         digest.update(np.ascontiguousarray(self._tokens, dtype="<i4").data)
+        digest.update(np.ascontiguousarray(self._kinds).data)
         return digest.hexdigest()
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Counts for the stage's manifest; `domains` counts tokens."""
+        """Counts for the stage's manifest; `domains` and `kinds` count tokens.
+
+        Tokens of no window are those of `dropped_tail_tokens`: of tails and documents of fewer than 8 tokens, and of documents longer than
+        the one window that they get (`cut_documents`).
+        """
+        lengths = np.diff(self._offsets)
         domains: dict[str, int] = {}
-        for document, length in zip(self._documents, np.diff(self._offsets), strict=True):
+        for document, length in zip(self._documents, lengths, strict=True):
             domains[document.domain] = domains.get(document.domain, 0) + int(length)
+        kinds = np.bincount(self._kinds, minlength=len(KINDS)).tolist()
         return {
             "num_tokens": self.num_tokens,
             "num_documents": self.num_documents,
             "num_windows": self.num_windows,
             "dropped_tail_tokens": self.num_tokens - int(self.window_length.sum()) + self.num_windows * self.policy.prepend_bos,
+            "cut_documents": int((lengths > self.policy.context - self.policy.prepend_bos).sum()) if self.policy.one_window else 0,
             "domains": dict(sorted(domains.items())),
+            "kinds": {kind: count for kind, count in zip(KINDS, kinds, strict=True) if count},
             "sha256": self.sha256,
         }
 
@@ -223,52 +267,37 @@ def read_corpus(
     policy: TokenPolicy,
     folder: Path,
     max_tokens: int | None = None,
-    template: ChatTemplate | None = None,
+    *,
+    chat: Chat | None = None,
+    num_ids: int | None = None,
 ) -> Corpus:
     """Reads a text source into a folder, where a corpus lies only once it is whole: reading that was cut short begins anew.
 
     Arguments:
     - `encode`: the subject's tokenizer, without special tokens of its own.
     - `max_tokens`: tokens to stop after; the last document is cut there. All without it.
-    - `template`: the subject's chat template, for sources of conversations.
+    - `chat`: the subject's way of writing conversations, for sources of them.
+    - `num_ids`: size of the subject's vocabulary, which the ids of pre-tokenised documents must stay below.
 
-    Raises `Invalid` for an empty corpus or a policy that cannot be, `Conflict` where the folder cannot be written, and what the source
-    raises.
+    Raises `Invalid` for an empty corpus, a policy that cannot be or an id that the subject does not know, `Conflict` where the folder
+    cannot be written, and what the source raises.
     """
-    _check(policy)
+    policy.check()
     if max_tokens is not None and max_tokens < MIN_WINDOW:
         raise Invalid(f"max_tokens is {max_tokens}, which no window fits in. Give {MIN_WINDOW} or more, or none for the whole text.")
     infos: list[DocumentInfo] = []
     tokens: list[np.ndarray] = []
-    encoded = _encoded(source.documents(template), encode, max_tokens)
-    for document, ids in track(encoded, stage="read", total=max_tokens, unit="tokens", size=lambda pair: len(pair[1])):
+    kinds: list[np.ndarray] = []
+    encoded = Encoder(encode, chat, policy, num_ids).all(source.documents(), max_tokens)
+    for document, ids, roles in track(encoded, stage="read", total=max_tokens, unit="tokens", size=lambda item: len(item[1])):
         infos.append(document_info(document))
         tokens.append(ids)
+        kinds.append(policy.document_kinds(ids, roles))
     offsets = np.cumsum([0, *(len(ids) for ids in tokens)])
-    Corpus(policy, infos, np.concatenate([np.zeros(0, np.int32), *tokens]), offsets).save(folder)
+    Corpus(policy, infos, np.concatenate([np.zeros(0, np.int32), *tokens]), offsets, np.concatenate([np.zeros(0, np.uint8), *kinds])).save(
+        folder
+    )
     return Corpus.open(folder)
-
-
-def _encoded(
-    documents: Iterable[Document], encode: Callable[[str], list[int]], max_tokens: int | None
-) -> Iterator[tuple[Document, Int[np.ndarray, " pos"]]]:
-    left = max_tokens
-    for document in documents:
-        ids = np.array(encode(document.text), dtype=np.int32)[:left]
-        yield document, ids
-        if left is not None:
-            left -= len(ids)
-            if left == 0:
-                return
-
-
-def _check(policy: TokenPolicy) -> None:
-    if policy.prepend_bos and policy.bos_id is None:
-        raise Invalid("Windows shall begin with a beginning-of-sequence token, but the subject has none. Set prepend_bos to false.")
-    if policy.context < MIN_WINDOW + policy.prepend_bos:
-        raise Invalid(f"A context of {policy.context} tokens is too short: windows have {MIN_WINDOW} text tokens at least.")
-    if not 0 <= policy.skip_first < policy.context:
-        raise Invalid(f"skip_first is {policy.skip_first}; it must be 0 or more and less than the context, {policy.context}.")
 
 
 def _read_documents(file: Path, digest: str) -> list[DocumentInfo]:

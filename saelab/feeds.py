@@ -163,6 +163,7 @@ def provenance_of(
         prepend_bos=policy.prepend_bos,
         skip_first=policy.skip_first,
         special_ids=policy.special_ids,
+        uncounted=policy.uncounted,
         max_norm=store.max_norms[0],
         target_hook=target_hook,
         beside=beside,

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -139,9 +140,16 @@ class Lab:
     def store(self) -> ActivationStore:
         """The activations of the dictionary's hooks: those that it was trained on, captured, read from the subject, or from a file.
 
-        A row holds what the dictionary reads and behind it its target, if any; of pooled hooks it is that of `hook` alone.
+        A row holds what the dictionary reads and behind it its target, if any; of pooled hooks it is that of `hook` alone. Raises
+        `Invalid` where they have another width than the dictionary reads.
         """
-        return self.store_of(self.origin.row_hooks)
+        store = self.store_of(self.origin.row_hooks)
+        if store.d_in != self.dictionary.d_in + (self.dictionary.d_out if self.origin.target_hook else 0):
+            raise Invalid(
+                f"The dictionary {self.source} reads {self.dictionary.d_in} values at {self.hook}, where the run's subject has "
+                f"{store.d_in}. It belongs to another model or hook."
+            )
+        return store
 
     def store_of(self, hooks: Sequence[str]) -> ActivationStore:
         """The activations of some of the hooks that the dictionary was trained on, side by side."""
@@ -163,24 +171,35 @@ class Lab:
         return {row.index: row.max for row in self.features.rows(features)}
 
 
+def prompt_tokens(subject: Subject, policy: TokenPolicy, prompt: str, chat: bool = False) -> tuple[list[int], list[bool]]:
+    """The token ids of a text, or of a user's message in the chat template up to where the reply begins, and which of them count.
+
+    A beginning-of-sequence token is put before where windows have one, unless the template has written it. Raises `Invalid` for a chat with
+    a subject that has no template.
+    """
+    if chat:
+        ids, roles = subject.encode_chat([{"role": "user", "content": prompt}], reply=True)
+    else:
+        ids = subject.encode(prompt)
+        roles = np.zeros(len(ids), np.uint8)
+    if policy.prepend_bos and policy.bos_id is not None and ids[:1] != [policy.bos_id]:
+        ids, roles = [policy.bos_id, *ids], np.append(np.uint8(0), roles)
+    return ids, policy.counts(policy.document_kinds(np.array(ids, dtype=np.int64), roles)).tolist()
+
+
 @torch.inference_mode()
 def activations_on(lab: Lab, text: str, features: Sequence[int] | None = None, top: int = 20) -> TokenActivations:
     """Activations on a text: of some features, or of the `top` features that fire strongest on it.
 
     Positions and special tokens that the dictionary never read in training show 0 and are marked as not counted.
     """
-    ids = lab.subject.encode(text)
-    if lab.policy.prepend_bos and lab.subject.bos_id is not None:
-        ids = [lab.subject.bos_id, *ids]
+    ids, counts = prompt_tokens(lab.subject, lab.policy, text)
     limit = min(lab.subject.max_context, 4096)
     if not 1 <= len(ids) <= limit:
         raise Invalid(f"The text has {len(ids)} tokens; it must have from 1 to {limit}.")
     x = lab.rows(torch.tensor([ids]))[0, :, : lab.dictionary.d_in].to(lab.dictionary.directions)
     ordinary = lab.dictionary.ordinary(x).tolist()
-    counted = [
-        fine and i >= lab.policy.skip_first and token not in lab.policy.special_ids
-        for i, (token, fine) in enumerate(zip(ids, ordinary, strict=True))
-    ]
+    counted = [counts and fine for counts, fine in zip(counts, ordinary, strict=True)]
     z = lab.dictionary.encode(x).dense() * torch.tensor(counted)[:, None]
     if features is None:
         strongest = z.abs().amax(0)

@@ -54,6 +54,13 @@ def shown() -> Generator[None]:
         _bars.reset(token)
 
 
+def note(text: str) -> None:
+    """Says something about the work under way, where progress is shown."""
+    bars = _bars.get()
+    if bars is not None:
+        bars.console.print(text, highlight=False, markup=False)
+
+
 def track(
     items: Iterable[T], *, stage: str, total: int | None, unit: str, done: int = 0, size: int | Callable[[T], int] = 1
 ) -> Iterator[T]:
@@ -75,7 +82,7 @@ def track(
             yield item
             done = _after(done, item, size, total)
             bars.update(task, completed=done)
-        bars.update(task, completed=done if total is None else total, total=done if total is None else total)
+        bars.update(task, completed=done, total=done)
     else:
         yield from _lines(bars.console, items, stage, total, unit, done, size)
 
@@ -101,6 +108,5 @@ def _lines(
             of = f"/{total:,}" if total is not None else ""
             console.print(f"{stage}: {count:,}{of} {unit}, {rate:,.1f} {unit}/s{left}", highlight=False)
     seconds = time.monotonic() - begin
-    end = count if total is None else total
-    rate = (end - done) / seconds if seconds else 0.0
-    console.print(f"{stage}: {end:,} {unit} done in {seconds:,.1f} s ({rate:,.1f} {unit}/s)", highlight=False)
+    rate = (count - done) / seconds if seconds else 0.0
+    console.print(f"{stage}: {count:,} {unit} done in {seconds:,.1f} s ({rate:,.1f} {unit}/s)", highlight=False)

@@ -1,5 +1,6 @@
 """Where a dictionary's activations come from."""
 
+from saelab.policy import TokenKind
 from saelab.values import value
 
 
@@ -18,7 +19,9 @@ class Provenance:
     skip_first: int
     """Positions at the start of every window that do not count: the first one is an attention sink."""
     special_ids: tuple[int, ...]
-    """Token ids that do not count."""
+    """Ids of the subject's special tokens."""
+    uncounted: tuple[TokenKind, ...] = ("bos", "special")
+    """Kinds of tokens that do not count."""
     max_norm: float | None = None
     """Norm above which an activation of `hook` is massive and does not count; none where all count."""
     target_hook: str | None = None

@@ -9,7 +9,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
 
 from saelab.activations.capture import CaptureConfig
 from saelab.activations.capture import capture as capture_activations
@@ -17,24 +21,27 @@ from saelab.activations.shuffle import steps_of
 from saelab.activations.vectors import VECTORS
 from saelab.analyses.quality import EvaluateConfig
 from saelab.analyses.quality import evaluate as measure_quality
-from saelab.corpus import Corpus, TokenPolicy, read_corpus
+from saelab.corpus import Corpus, read_corpus
 from saelab.dictionary import DICTIONARIES, Trainable
 from saelab.errors import Conflict, Invalid
 from saelab.features.collect import CollectConfig, forget
 from saelab.features.collect import collect as collect_features
-from saelab.features.geometry import logit_lens, neighbours
+from saelab.features.geometry import LogitLens, logit_lens, neighbours
 from saelab.features.write import write_features
 from saelab.feeds import Feed, Reads, TrainStage, check_hooks
 from saelab.lab import Lab, load_subject, run_subject, widths_of
 from saelab.labellers.base import LABELLERS, Labeller, label_features
+from saelab.policy import TokenKind, TokenPolicy
+from saelab.progress import note
 from saelab.registry import Registry
 from saelab.run import Run, Stages, differences, write_atomically
 from saelab.scorers.base import SCORERS, Scorer, score_features
-from saelab.subject import SubjectConfig
+from saelab.subject import Subject, SubjectConfig
 from saelab.sweep import Member, fit
 from saelab.texts.base import TEXTS, TextSource
 from saelab.training import Trainer
 from saelab.values import from_dict, to_dict, to_json, value
+from saelab.weights import slug
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -48,7 +55,12 @@ class ReadConfig:
     context: int = 128
     """Tokens in a window, at most; never more than the model can read."""
     prepend_bos: bool | None = None
-    """Begin windows with the beginning-of-sequence token; none for what the model's own tokenizer does."""
+    """Begin windows with the beginning-of-sequence token; none for what the model's own tokenizer does with texts. The template of a
+    conversation brings one itself where the model wants it."""
+    skip_first: int = 1
+    """Positions at the start of every window that do not count."""
+    uncounted: tuple[TokenKind, ...] = ("bos", "special")
+    """Kinds of tokens that do not count. To learn from what the assistant says alone: bos special system user tool template."""
     max_tokens: int | None = None
     """Stop reading after so many tokens; none for all."""
 
@@ -60,14 +72,43 @@ def read(run: Run, config: ReadConfig, texts: TextSource) -> None:
         return
     began = time.monotonic()
     subject = load_subject(config.subject)
-    policy = TokenPolicy(
-        context=min(config.context, subject.max_context),
-        prepend_bos=subject.adds_bos if config.prepend_bos is None else config.prepend_bos,
-        special_ids=subject.special_ids,
-        bos_id=subject.bos_id,
+    policy = _policy(config, subject, texts)
+    check_made_with(texts, subject)
+    corpus = read_corpus(
+        texts, subject.encode, policy, run.corpus, config.max_tokens, chat=subject.encode_chat, num_ids=len(subject.vocabulary)
     )
-    corpus = read_corpus(texts, subject.encode, policy, run.corpus, config.max_tokens, subject.chat_text)
-    run.finish("read", described, {**corpus.facts, "model": subject.name, "dtype": str(subject.dtype).removeprefix("torch.")}, began)
+    facts = {"model": subject.name, "dtype": str(subject.dtype).removeprefix("torch."), "context": policy.context}
+    if policy.context < config.context:
+        note(f"Windows have {policy.context} tokens, not {config.context}: {subject.name} reads no more.")
+    if corpus.facts["cut_documents"]:
+        note(
+            f"{corpus.facts['cut_documents']:,} of {corpus.num_documents:,} conversations were cut at {policy.context} tokens (--context)."
+        )
+    run.finish("read", described, {**corpus.facts, **facts}, began)
+
+
+def _policy(config: ReadConfig, subject: Subject, texts: TextSource) -> TokenPolicy:
+    own = subject.adds_bos and not texts.has_conversations
+    return TokenPolicy(
+        context=min(config.context, subject.max_context),
+        prepend_bos=own if config.prepend_bos is None else config.prepend_bos,
+        bos_id=subject.bos_id,
+        skip_first=config.skip_first,
+        special_ids=subject.special_ids,
+        uncounted=config.uncounted,
+        one_window=texts.has_conversations,
+    )
+
+
+def check_made_with(texts: TextSource, subject: Subject) -> None:
+    """Raises `Invalid` for token ids that another model's tokenizer made, as far as the source knows whose it was."""
+    made = texts.made_with
+    own = {subject.name, slug(Path(subject.tokenizer.name_or_path).name)}
+    if made is not None and slug(Path(made).name) not in own:
+        raise Invalid(
+            f"The token ids were made with the tokenizer of {made}, and the subject is {subject.name}. Read with that model; or, "
+            f"where both have the same tokenizer, say so with --texts.tokenizer {subject.name}."
+        )
 
 
 def capture(run: Run, config: CaptureConfig) -> None:
@@ -165,7 +206,7 @@ def evaluate(run: Run, config: EvaluateConfig, source: str | None = None) -> Non
     began = time.monotonic()
     quality = measure_quality(lab, config)
     write_atomically(lab.folder.path / "quality.json", to_json(quality))
-    lab.folder.finish("evaluate", config, {"fvu": quality.fvu.value, "l0": quality.l0.value}, began)
+    lab.folder.finish("evaluate", config, {"fvu": quality.fvu.value, "l0": quality.l0.value, **_models(lab)}, began)
 
 
 def collect(run: Run, config: CollectConfig, source: str | None = None) -> None:
@@ -184,11 +225,22 @@ def collect(run: Run, config: CollectConfig, source: str | None = None) -> None:
         collected,
         lab.subject.vocabulary,
         neighbours(directions),
-        logit_lens(directions[:, -lab.dictionary.widths[-1] :], lab.subject.unembed),  # of several hooks the last, nearest to the logits
+        _lens(lab, directions[:, -lab.dictionary.widths[-1] :]),  # of several hooks the last, nearest to the logits
     )
     num_tokens = collected.statistics.num_tokens
     forget(folder)
-    lab.folder.finish("collect", config, {"num_tokens": num_tokens, "num_features": lab.dictionary.d_sae}, began)
+    lab.folder.finish("collect", config, {"num_tokens": num_tokens, "num_features": lab.dictionary.d_sae, **_models(lab)}, began)
+
+
+def _models(lab: Lab) -> dict[str, str]:
+    """The subject, and the one that the dictionary was trained on: a base model's dictionary may be used on a fine-tuned one."""
+    assert lab.dictionary.provenance is not None, "a dictionary of a run knows its model"
+    return {"model": lab.subject.name, "trained_on": lab.dictionary.provenance.model}
+
+
+def _lens(lab: Lab, directions: Float[Tensor, "feature d"]) -> LogitLens | None:
+    """What the features promote; nothing where their directions are not in the residual stream."""
+    return logit_lens(directions, lab.subject.unembed) if directions.shape[1] == lab.subject.d_model else None
 
 
 def label(run: Run, labeller: Labeller, source: str | None = None) -> None:
@@ -225,7 +277,7 @@ def source_name(hook: str, architecture: str) -> str:
     """The usual name of a dictionary: `blocks.14.hook_resid_post` and `topk` give `14-res-topk`."""
     if hook == VECTORS:
         return f"{VECTORS}-{architecture}"
-    _, layer, place = hook.split(".", 2)
+    layer, place = hook.split(".", 2)[1:] if hook.count(".") > 1 else ("", hook)
     short = {
         "hook_resid_post": "res",
         "hook_resid_pre": "res-pre",
@@ -233,7 +285,7 @@ def source_name(hook: str, architecture: str) -> str:
         "hook_mlp_out": "mlp",
         "hook_attn_out": "att",
     }
-    return f"{layer}-{short.get(place, place.replace('hook_', '').replace('.', '-').replace('_', '-'))}-{architecture}"
+    return f"{layer}-{short.get(place, re.sub('[._]', '-', place.replace('hook_', '')))}-{architecture}".lstrip("-")
 
 
 def _described(registry: Registry[Any], item: object) -> dict[str, Any]:

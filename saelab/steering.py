@@ -15,7 +15,8 @@ from torch import Tensor
 
 from saelab.errors import Invalid
 from saelab.interventions import feature_edits
-from saelab.lab import Lab
+from saelab.lab import Lab, prompt_tokens
+from saelab.policy import TokenKind
 from saelab.records import Completion, SteerRequest, SteerToken
 from saelab.subject import Edits, Subject
 
@@ -35,24 +36,26 @@ def stream_steer(lab: Lab, request: SteerRequest) -> Iterator[SteerToken | Compl
     began = time.monotonic()
     check_request(request)
     subject, policy = lab.subject, lab.policy
-    chat = [{"role": "user", "content": request.prompt}]
-    prompt = subject.encode(subject.chat_text(chat, reply=True) if request.chat else request.prompt)
-    if policy.prepend_bos and subject.bos_id is not None:
-        prompt = [subject.bos_id, *prompt]
+    prompt, counts = prompt_tokens(subject, policy, request.prompt, request.chat)
     if not prompt:
         raise Invalid("The prompt is empty. Give at least one word to go on from.")
-    special = set(policy.special_ids)
-    counts = [i >= policy.skip_first and token not in special for i, token in enumerate(prompt)]
+    role: TokenKind = "assistant" if request.chat else "text"
     editable = [c and request.edit_prompt for c in counts]
     edits = feature_edits(lab.dictionary, request.interventions, lab.max_acts([i.feature for i in request.interventions]))
     texts = (_Text(subject, "base"), _Text(subject, "steered"))
     for step in subject.generate(
-        prompt, [{}, edits], editable=editable, max_tokens=request.max_tokens, temperature=request.temperature, seed=request.seed
+        prompt,
+        [{}, edits],
+        editable=editable,
+        max_tokens=request.max_tokens,
+        temperature=request.temperature,
+        seed=request.seed,
+        edits_new=lambda token: policy.counts_new(token, role),
     ):
         for text, token in zip(texts, step, strict=True):
             yield from text.add(token)
     base, steered = texts
-    dose, kl = _read_back(lab, edits, prompt + steered.ids, editable + [t not in special for t in steered.ids], len(prompt))
+    dose, kl = _read_back(lab, edits, prompt + steered.ids, editable + [policy.counts_new(t, role) for t in steered.ids], len(prompt))
     yield Completion(
         base=base.shown,
         steered=steered.shown,

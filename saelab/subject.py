@@ -3,22 +3,27 @@
 Two ways in. The fast path (`activations`, `logits`, `generate`) is the plain Hugging Face module with forward hooks under TransformerLens
 names, SDPA attention, and an end after the last hook that is needed. The analysis path (`bridge`) is TransformerLens' own
 `TransformerBridge`, which knows every hook point but runs at about half the speed and rewires the module it is given, so it gets a copy.
-A test holds both to the same numbers.
+`activations` takes it for the hooks that the fast path lacks. A test holds both to the same numbers.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
+from jinja2 import TemplateError
 from torch import Tensor, nn
 
+from saelab.bridge import boot, bridge_activations
+from saelab.conversations import Message, role_spans, tokens_with_roles
+from saelab.devices import fastest_dtype, usable
 from saelab.errors import Invalid, unknown
+from saelab.progress import note
 from saelab.sites import Site, find_sites
 from saelab.values import value
 from saelab.weights import Weights, find_weights
@@ -44,6 +49,8 @@ class SubjectConfig:
     """Where it runs: `cpu`, `cuda`, ...; `auto` takes a GPU if there is one."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
+    adapter: str | None = None
+    """Folder of a LoRA in PEFT's format, which is merged into the weights."""
 
 
 class _Stop(Exception):
@@ -65,12 +72,13 @@ class Subject:
         self.tokenizer = tokenizer
         self._source = source
         self._sites = find_sites(self.model)
+        self._announced = False
 
     @classmethod
     def load(cls, config: SubjectConfig) -> Subject:
         """The model that the config names. Raises `NotFound` or `Invalid` in words that say what was looked for where."""
-        source = find_weights(config.model, config.revision)
-        device = _usable(("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device)
+        source = find_weights(config.model, config.revision, config.adapter)
+        device = usable(("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device)
         dtype = fastest_dtype(device) if config.dtype == "auto" else getattr(torch, config.dtype)
         return cls(source.name, source.model(dtype).to(device), source.tokenizer(), source)
 
@@ -90,6 +98,11 @@ class Subject:
         return int(self.model.config.get_text_config().num_hidden_layers)
 
     @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
     def max_context(self) -> int:
         """Tokens that the model can read at most."""
         return int(self.model.config.get_text_config().max_position_embeddings)
@@ -99,10 +112,17 @@ class Subject:
         return list(self._sites)
 
     def site(self, hook: str) -> Site:
-        """The place in the module that a hook names. Raises `NotFound` with close matches."""
-        if hook not in self._sites:
-            raise unknown(f"hook of {self.name}", hook, self._sites)
-        return self._sites[hook]
+        """The place in the module that a hook names. Raises `NotFound` with close matches, `Invalid` for one of the bridge alone."""
+        if hook in self._sites:
+            return self._sites[hook]
+        self._check_bridged(hook)
+        raise Invalid(f"The hook {hook} can be read, through TransformerLens, but not changed here. Steer at one of Subject.hooks().")
+
+    def _check_bridged(self, hook: str) -> None:
+        """Raises `NotFound` for a hook that the bridge lacks too."""
+        known = self.bridge.hook_dict if self._source is not None and "hook_" in hook else {}
+        if hook not in known:
+            raise unknown(f"hook of {self.name}", hook, {*self._sites, *known})
 
     # Tokens
 
@@ -125,11 +145,24 @@ class Subject:
         """Token ids of a text, without any special token added."""
         return self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
 
-    def chat_text(self, messages: Sequence[Mapping[str, object]], reply: bool = False) -> str:
-        """A conversation in the model's chat template, up to where the next reply begins if asked. Raises `Invalid` without a template."""
+    def chat_text(self, messages: Sequence[Message], reply: bool = False) -> str:
+        """A conversation in the model's chat template, up to where the next reply begins if asked.
+
+        Raises `Invalid` without a template, and for a conversation that the template refuses.
+        """
         if not self.tokenizer.chat_template:
             raise Invalid(f"{self.name} has no chat template, so it cannot read conversations. Give plain text.")
-        return self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=reply)
+        try:
+            return self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=reply)
+        except TemplateError as error:
+            raise Invalid(f"The chat template of {self.name} refuses the conversation: {error}") from None
+
+    def encode_chat(self, messages: Sequence[Message], reply: bool = False) -> tuple[list[int], UInt8[np.ndarray, " pos"]]:
+        """Token ids of a conversation in the model's chat template, special ones included, and the number of each token's role.
+
+        Raises `Invalid` as `chat_text` does, and where the template hides who says what.
+        """
+        return tokens_with_roles(self.tokenizer, *role_spans(lambda said: self.chat_text(said, reply), messages))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some tokens, without special ones."""
@@ -150,10 +183,27 @@ class Subject:
 
     @torch.inference_mode()
     def activations(self, tokens: Int[Tensor, "window pos"], hooks: Sequence[str]) -> dict[str, Float[Tensor, "window pos d"]]:
-        """Activations at some hooks. The forward pass ends after the last of them.
+        """Activations at some hooks, all of one forward pass, which ends after the last of them.
 
         Windows of unlike length are padded on the right with any token: a causal model never looks there, so no mask is needed.
+        Hooks that only the bridge knows take a second pass, in float32. Of more axes than one a token, such as heads, the last are one.
+
+        Raises `NotFound` for an unknown hook, `Invalid` for more positions than the model reads and for a hook without a vector a token.
         """
+        self._check_length(tokens)
+        own = [hook for hook in hooks if hook in self._sites]
+        bridged = [hook for hook in hooks if hook not in self._sites]
+        for hook in bridged:
+            self._check_bridged(hook)
+        got = self._watched(tokens, own) if own else {}
+        if bridged:
+            if not self._announced:
+                note(f"{bridged[0]} is read through TransformerLens: a second copy of {self.name}, in float32, at about half the speed.")
+                self._announced = True
+            got |= bridge_activations(self.bridge, tokens.to(self.device), bridged)
+        return {hook: got[hook] for hook in hooks}
+
+    def _watched(self, tokens: Int[Tensor, "window pos"], hooks: Sequence[str]) -> dict[str, Tensor]:
         got: dict[str, Tensor] = {}
 
         def keep(hook: str) -> Callable[[Tensor], None]:
@@ -171,11 +221,18 @@ class Subject:
                 self.model(input_ids=tokens.to(self.device), use_cache=False, logits_to_keep=1)
         return got
 
+    def _check_length(self, tokens: Int[Tensor, "window pos"]) -> None:
+        if tokens.shape[1] > self.max_context:
+            raise Invalid(
+                f"The window has {tokens.shape[1]} tokens; {self.name} reads {self.max_context} at most. Read with a smaller context."
+            )
+
     @torch.inference_mode()
     def logits(
         self, tokens: Int[Tensor, "window pos"], edits: Edits | None = None, mask: Bool[Tensor, "window pos"] | None = None
     ) -> Float[Tensor, "window pos vocab"]:
         """Next-token logits, under edits at the positions of the mask (everywhere without one)."""
+        self._check_length(tokens)
         mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
         with self._edited(edits or {}, lambda: mask.to(self.device)):
             return self.model(input_ids=tokens.to(self.device), use_cache=False).logits
@@ -205,6 +262,7 @@ class Subject:
         max_tokens: int,
         temperature: float = 0.0,
         seed: int = 0,
+        edits_new: Callable[[int], bool] | None = None,
     ) -> Iterator[list[int | None]]:
         """Continues one prompt in several rows of one batch, each under its own edits.
 
@@ -214,8 +272,9 @@ class Subject:
         Arguments:
         - `prompt`: token ids, not empty.
         - `rows`: the edits of each row; an empty mapping leaves a row alone.
-        - `editable`: which prompt positions may be edited. Generated tokens may, unless they are special.
+        - `editable`: which prompt positions may be edited.
         - `temperature`: 0 takes the likeliest token.
+        - `edits_new`: which generated tokens may be edited; none for all but the special ones.
         """
         if len(prompt) + max_tokens > self.max_context:
             raise Invalid(
@@ -224,6 +283,7 @@ class Subject:
             )
         noise = torch.Generator().manual_seed(seed)
         special, ends = set(self.special_ids), self._end_ids()
+        may = edits_new or (lambda token: token not in special)
         tokens = torch.tensor([list(prompt)] * len(rows), device=self.device)
         mask = torch.tensor([list(editable)] * len(rows), device=self.device)
         ended = [False] * len(rows)
@@ -238,7 +298,7 @@ class Subject:
                     return
                 yield [None if done else token for done, token in zip(ended, picked, strict=True)]
                 tokens = torch.tensor(picked, device=self.device)[:, None]
-                mask = torch.tensor([token not in special for token in picked], device=self.device)[:, None]
+                mask = torch.tensor([may(token) for token in picked], device=self.device)[:, None]
 
     def _end_ids(self) -> set[int]:
         config = self.model.generation_config
@@ -251,42 +311,9 @@ class Subject:
     @cached_property
     def bridge(self) -> TransformerBridge:
         """TransformerLens' view of the same weights, in float32: every hook point, patching, attribution. Made on first use."""
-        from transformer_lens.model_bridge import TransformerBridge
-
         if self._source is None:
             raise Invalid("This subject was made from a module in memory; the bridge needs one loaded with Subject.load.")
-        return TransformerBridge.boot_transformers(
-            str(self._source.path),
-            hf_model=self._source.model(torch.float32),
-            tokenizer=self._source.tokenizer(),
-            device="cpu",
-            dtype=torch.float32,
-        )
-
-
-def _usable(name: str) -> torch.device:
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
-        raise Invalid(f"The device {name!r} cannot be used: {reason}. Give cpu, cuda or auto.") from None
-
-
-def fastest_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where a matrix product in it is at least 1.5 times as fast as in float32, else float32."""
-    if device.type != "cpu":
-        return torch.bfloat16
-    return torch.bfloat16 if _product_seconds(torch.float32) >= 1.5 * _product_seconds(torch.bfloat16) else torch.float32
-
-
-def _product_seconds(dtype: torch.dtype) -> float:
-    a, b = torch.ones(512, 768, dtype=dtype), torch.ones(768, 1536, dtype=dtype)
-    times: list[float] = []
-    for _ in range(20):
-        begin = time.perf_counter()
-        torch.mm(a, b)
-        times.append(time.perf_counter() - begin)
-    return min(times)
+        return boot(self._source.path, self._source.model(torch.float32).to(self.device), self._source.tokenizer())
 
 
 def final_norm(model: Any) -> nn.Module:  # noqa: ANN401 - untyped by transformers

@@ -101,7 +101,7 @@ def _made(folder: Path) -> ToyRecipe | None:
 
 
 def _write(folder: Path, recipe: ToyRecipe) -> None:
-    tokenizer = _tokenizer()
+    tokenizer = toy_tokenizer()
     stream = _stream(tokenizer, recipe.num_documents)
     model, loss = _trained(recipe, stream, tokenizer)
     tokenizer.save_pretrained(folder)
@@ -111,7 +111,7 @@ def _write(folder: Path, recipe: ToyRecipe) -> None:
     write_atomically(folder / "toy.json", to_json(ToyFacts(recipe=recipe, loss=loss, unigram_entropy=entropy)))
 
 
-def _tokenizer() -> "PreTrainedTokenizerFast":
+def toy_tokenizer() -> "PreTrainedTokenizerFast":
     """Splits text into words and marks; a word after a space is another token than the same word at the start of a text.
 
     transformers is slow to import, so that is done only here and where the subject is trained.

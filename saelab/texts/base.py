@@ -1,54 +1,54 @@
-"""Text sources: a folder of files, a data set of the hub, conversations, the bundled corpus, the toy world.
+"""Text sources: a folder of files, a data set of the hub, conversations, token ids, the bundled corpus, the toy world.
 
 A source is a value: its fields are its config. It gives documents in a fixed order, so that the same config always gives the same corpus.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Int
+
+from saelab.conversations import Message
 from saelab.registry import Registry
-from saelab.values import value
 
 PIECE = 2000
 """Characters of a document that was cut from a long text, about."""
 
 
-@value
+@dataclass(frozen=True, kw_only=True)
 class Document:
-    """One text, the unit that is held out from training."""
+    """One text, conversation or row of token ids: the unit that is held out from training."""
 
     key: str
     """Unique name, such as `speeches/1861-Lincoln-1/7`; splits are made from its hash."""
     domain: str
     """Kind of text, such as `speeches`."""
-    text: str
-    """The text itself."""
-
-
-class Message(TypedDict):
-    """One turn of a conversation."""
-
-    role: str
-    """Who speaks: `system`, `user` or `assistant`."""
-    content: str
-    """What is said."""
-
-
-ChatTemplate = Callable[[Sequence[Message]], str]
-"""How a subject writes a conversation, special tokens included."""
+    text: str = ""
+    """The text itself, of a document that is one."""
+    messages: Sequence[Message] = ()
+    """The turns of a conversation, which the subject's chat template writes."""
+    ids: Int[np.ndarray, " pos"] | None = None
+    """Token ids of a document that was made into tokens before."""
 
 
 class TextSource(ABC):
     """Where documents come from. Subclasses are values (`@value`) registered in `TEXTS`."""
 
     @abstractmethod
-    def documents(self, template: ChatTemplate | None = None) -> Iterator[Document]:
-        """The documents, always in the same order.
+    def documents(self) -> Iterator[Document]:
+        """The documents, always in the same order."""
 
-        Arguments:
-        - `template`: the subject's way of writing conversations; only sources of conversations use it.
-        """
+    @property
+    def has_conversations(self) -> bool:
+        """Whether the documents are conversations, each of which is one window."""
+        return False
+
+    @property
+    def made_with(self) -> str | None:
+        """The model whose tokenizer made the documents' token ids, where that is known."""
+        return None
 
 
 TEXTS: Registry[TextSource] = Registry("text source", "saelab.texts")

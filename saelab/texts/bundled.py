@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from saelab.errors import Invalid, NotFound
-from saelab.texts.base import TEXTS, ChatTemplate, Document, TextSource, pieces
+from saelab.texts.base import TEXTS, Document, TextSource, pieces
 from saelab.values import value
 
 _SHARES = {  # megabytes of each domain in a corpus of 12.15; a domain that has less gives all it has
@@ -41,7 +41,7 @@ class Bundled(TextSource):
     megabytes: float = 3.15
     """Size of the corpus, in millions of characters; 3.15 is about 750,000 tokens, 12 is the most that stays balanced."""
 
-    def documents(self, template: ChatTemplate | None = None) -> Iterator[Document]:
+    def documents(self) -> Iterator[Document]:
         """The documents in the order of their keys' hashes, so that every stretch of them is a fair sample of all domains.
 
         Raises `Invalid` for a size that is not positive, `NotFound` where a package of the extra `demo` is missing.

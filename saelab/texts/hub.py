@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from saelab.errors import Invalid, NotFound
-from saelab.texts.base import TEXTS, ChatTemplate, Document, TextSource
-from saelab.texts.files import column
+from saelab.texts.base import TEXTS, Document, TextSource
+from saelab.texts.chats import messages_of
+from saelab.texts.rows import column
 from saelab.values import value
 
 
@@ -26,12 +27,14 @@ class Hub(TextSource):
     """Read rows as they are needed; otherwise the whole data set is downloaded first."""
     text_field: str = "text"
     """Column that holds the text."""
+    messages_field: str | None = None
+    """Column that holds conversations, in place of text."""
     domain_field: str | None = None
     """Column that holds the kind of text; without one, the data set's name is every document's domain."""
     max_documents: int | None = None
     """Documents to stop after; all without it."""
 
-    def documents(self, template: ChatTemplate | None = None) -> Iterator[Document]:
+    def documents(self) -> Iterator[Document]:
         """The rows in the data set's order; keys are the data set's name, the split and the row's number.
 
         Raises `NotFound` for a data set that is not there or cannot be reached, `Invalid` for a wrong subset, split or column.
@@ -39,11 +42,23 @@ class Hub(TextSource):
         name = Path(self.name).name if Path(self.name).is_dir() else self.name
         for number, row in enumerate(islice(self._rows(), self.max_documents)):
             where = f"{self.name}, row {number}"
-            text = column(row, self.text_field, where)
-            if not isinstance(text, str):
-                raise Invalid(f"{where}: the column {self.text_field!r} holds {type(text).__name__}, not text.")
             domain = str(column(row, self.domain_field, where)) if self.domain_field else name
-            yield Document(key=f"{name}/{self.split}/{number}", domain=domain, text=text)
+            key = f"{name}/{self.split}/{number}"
+            if self.messages_field is not None:
+                yield Document(key=key, domain=domain, messages=messages_of(column(row, self.messages_field, where), where))
+            else:
+                yield Document(key=key, domain=domain, text=self._text(row, where))
+
+    def _text(self, row: Any, where: str) -> str:  # noqa: ANN401 - whatever the data set holds
+        text = column(row, self.text_field, where)
+        if not isinstance(text, str):
+            raise Invalid(f"{where}: the column {self.text_field!r} holds {type(text).__name__}, not text.")
+        return text
+
+    @property
+    def has_conversations(self) -> bool:
+        """Whether a column of conversations was named."""
+        return self.messages_field is not None
 
     def _rows(self) -> Iterator[Any]:
         """The rows. Imports `datasets`, which is slow, here and nowhere else."""

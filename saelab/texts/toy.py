@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from random import Random
 
 from saelab.errors import Invalid
-from saelab.texts.base import TEXTS, ChatTemplate, Document, TextSource
+from saelab.texts.base import TEXTS, Document, TextSource
 from saelab.values import value
 
 TOPICS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -99,7 +99,7 @@ class ToyTexts(TextSource):
     seed: int = 0
     """Another seed gives other documents."""
 
-    def documents(self, template: ChatTemplate | None = None) -> Iterator[Document]:
+    def documents(self) -> Iterator[Document]:
         """The documents, topic after topic in turn. Raises `Invalid` for less than one document."""
         if self.num_documents < 1:
             raise Invalid(f"num_documents is {self.num_documents}; give 1 or more.")

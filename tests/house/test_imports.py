@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from house.sources import PACKAGES, ROOT, modules, tree_of
 
-SLOW = {"transformer_lens": "saelab/subject.py", "datasets": "saelab/texts/hub.py"}
+SLOW = {"transformer_lens": "saelab/bridge.py", "datasets": "saelab/texts/hub.py"}
 """Slow packages, and the one file that may import each, inside one function."""
 
 LIGHT = ("saelab", "saelab.errors", "saelab.values", "saelab.registry", "saelab.progress", "saelab.records", "saelab.run")

@@ -1,7 +1,7 @@
 """The corpus: windows, splits, and what lies on disk."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saelab.corpus import MIN_WINDOW, Corpus, TokenPolicy, document_info, read_corpus
+from saelab.conversations import Message
+from saelab.corpus import Corpus, Origin, document_info, read_corpus
 from saelab.errors import Conflict, Corrupt, Invalid, NotFound
-from saelab.texts.base import ChatTemplate, Document, TextSource
+from saelab.policy import KINDS, MIN_WINDOW, TokenPolicy
+from saelab.texts.base import Document, TextSource
 from saelab.texts.toy import ToyTexts
 from saelab.values import value
 
@@ -20,7 +22,7 @@ from saelab.values import value
 class _Texts(TextSource):
     texts: tuple[str, ...]
 
-    def documents(self, template: ChatTemplate | None = None) -> Iterator[Document]:
+    def documents(self) -> Iterator[Document]:
         for number, text in enumerate(self.texts):
             yield Document(key=f"d/{number}", domain="even" if number % 2 == 0 else "odd", text=text)
 
@@ -90,7 +92,7 @@ def test_windows_cover_each_document_once_but_for_its_tail(lengths: list[int], c
         size = corpus.window_length[window]
         assert padded[window, :size].tolist() == corpus.window_tokens(window).tolist()
         assert not padded[window, size:].any()
-        assert counted[window].tolist() == [skip <= place < size for place in range(padded.shape[1])]
+        assert counted[window].tolist() == [max(skip, bos) <= place < size for place in range(padded.shape[1])]
 
 
 def test_max_tokens_is_kept_to_the_token(tmp_path: Path):
@@ -172,8 +174,8 @@ def test_torn_files_are_named(tmp_path: Path):
 def test_another_format_is_refused(tmp_path: Path):
     _read(tmp_path, _text(30), context=10)
     file = tmp_path / "tokens.safetensors"
-    file.write_bytes(file.read_bytes().replace(b'\\"format\\": 1', b'\\"format\\": 9'))
-    with pytest.raises(Corrupt, match="format 9, where 1 was expected"):
+    file.write_bytes(file.read_bytes().replace(b'\\"format\\": 2', b'\\"format\\": 9'))
+    with pytest.raises(Corrupt, match="format 9, where 2 was expected"):
         Corpus.open(tmp_path)
 
 
@@ -185,7 +187,7 @@ def test_a_folder_without_a_corpus_is_told_with_the_command_that_makes_one(tmp_p
 def test_a_text_source_that_fails_leaves_nothing_half_written(tmp_path: Path):
     @value
     class _Failing(TextSource):
-        def documents(self, template: ChatTemplate | None = None) -> Iterator[Document]:
+        def documents(self) -> Iterator[Document]:
             yield Document(key="a", domain="d", text=_text(30))
             raise KeyboardInterrupt
 
@@ -203,9 +205,98 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
 def test_documents_with_odd_line_ends_in_their_keys_survive(tmp_path: Path):
     @value
     class _Odd(TextSource):
-        def documents(self, template: ChatTemplate | None = None) -> Iterator[Document]:
+        def documents(self) -> Iterator[Document]:
             yield Document(key="a\u2028b\nc", domain="é", text=_text(30))
 
     corpus = read_corpus(_Odd(), _encode, TokenPolicy(context=10), tmp_path)
     assert corpus.document(0).key == "a\u2028b\nc"
     assert json.loads((tmp_path / "documents.jsonl").read_text(encoding="utf-8"))["domain"] == "é"
+
+
+def _chat(messages: Sequence[Message]) -> tuple[list[int], np.ndarray]:
+    """A template of one token, 5, before each message."""
+    ids, roles = [], []
+    for message in messages:
+        ids += [5, *_encode(message["content"])]
+        roles += ["template", *[message["role"]] * len(message["content"])]
+    return ids, np.array([KINDS.index(role) for role in roles], dtype=np.uint8)
+
+
+@value
+class _Talks(TextSource):
+    talks: tuple[tuple[str, ...], ...]
+
+    def documents(self) -> Iterator[Document]:
+        for number, talk in enumerate(self.talks):
+            roles = ("user", "assistant") * len(talk)
+            yield Document(key=f"t/{number}", domain="d", messages=[Message(role=r, content=c) for r, c in zip(roles, talk, strict=False)])
+
+
+def _read_talks(folder: Path, *talks: tuple[str, ...], **policy: object) -> Corpus:
+    return read_corpus(_Talks(talks=talks), _encode, TokenPolicy(one_window=True, **policy), folder, chat=_chat)
+
+
+def test_a_conversation_is_one_window_cut_only_at_the_context(tmp_path: Path):
+    corpus = _read_talks(tmp_path, (_text(5), _text(6)), (_text(20), _text(30)), (_text(3),), context=16)
+    assert corpus.window_document.tolist() == [0, 1]
+    assert corpus.window_length.tolist() == [13, 16]
+    assert corpus.facts["cut_documents"] == 1
+    assert corpus.facts["dropped_tail_tokens"] == 52 - 16 + 4
+    assert corpus.facts["kinds"] == {"user": 28, "assistant": 36, "template": 5}
+
+
+def test_the_kinds_that_count_are_those_of_the_policy(tmp_path: Path):
+    uncounted = ("bos", "special", "user", "template")
+    corpus = _read_talks(tmp_path, (_text(5), _text(6)), context=16, special_ids=(102,), bos_id=104, uncounted=uncounted)
+    said = ("user", "user", "special", "user", "special"), ("assistant", "assistant", "special", "assistant", "special", "assistant")
+    kinds = ["template", *said[0], "template", *said[1]]
+    assert corpus.window_kinds(0) == kinds
+    assert corpus.counts(0).tolist() == [kind == "assistant" for kind in kinds]
+    assert Corpus.open(tmp_path).window_kinds(0) == kinds
+    special = _read_talks(tmp_path / "b", (_text(5), _text(6)), context=16, special_ids=(102,), uncounted=())
+    assert special.counts(0).tolist() == [False] + [True] * 12
+    assert special.sha256 != corpus.sha256
+
+
+def test_a_conversation_without_a_template_and_one_that_is_refused_are_told_with_their_key(tmp_path: Path):
+    with pytest.raises(Invalid, match="Conversations need a subject with a chat template"):
+        read_corpus(_Talks(talks=(("a",),)), _encode, TokenPolicy(), tmp_path)
+
+    def refuse(_: Sequence[Message]) -> tuple[list[int], np.ndarray]:
+        raise Invalid("The template refuses it.")
+
+    with pytest.raises(Invalid, match="t/0: The template refuses it"):
+        read_corpus(_Talks(talks=(("a",),)), _encode, TokenPolicy(), tmp_path, chat=refuse)
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_every_position_is_traced_to_its_document(tmp_path: Path, bos: bool):
+    corpus = _read(tmp_path, _text(25), _text(30, first=500), context=10 + bos, prepend_bos=bos, bos_id=7, special_ids=(512,))
+    origin = corpus.origin(2, 2 + bos)
+    assert origin == Origin(document="d/1", domain="odd", position=2, token=502, kind="text")
+    assert corpus.origin(3, 2 + bos) == Origin(document="d/1", domain="odd", position=12, token=512, kind="special")
+    if bos:
+        assert corpus.origin(3, 0) == Origin(document="d/1", domain="odd", position=None, token=7, kind="bos")
+
+
+@value
+class _Ids(TextSource):
+    rows: tuple[tuple[int, ...], ...]
+
+    def documents(self) -> Iterator[Document]:
+        for number, row in enumerate(self.rows):
+            yield Document(key=f"i/{number}", domain="d", ids=np.array(row))
+
+
+def test_token_ids_are_taken_as_they_are(tmp_path: Path):
+    corpus = read_corpus(_Ids(rows=(tuple(range(10)), tuple(range(20, 30)))), _encode, TokenPolicy(special_ids=(3,)), tmp_path, num_ids=30)
+    assert corpus.window_tokens(1).tolist() == list(range(20, 30))
+    assert corpus.window_kinds(0).count("special") == 1
+    with pytest.raises(Invalid, match=r"i/1: token 9 has the id 29, where the subject knows 0 to 28"):
+        read_corpus(_Ids(rows=(tuple(range(10)), tuple(range(20, 30)))), _encode, TokenPolicy(), tmp_path, num_ids=29)
+
+
+def test_windows_that_bring_a_beginning_token_take_the_one_of_the_ids_away(tmp_path: Path):
+    policy = TokenPolicy(prepend_bos=True, bos_id=1)
+    corpus = read_corpus(_Ids(rows=((1, *range(20, 30)),)), _encode, policy, tmp_path)
+    assert corpus.window_tokens(0).tolist() == [1, *range(20, 30)]

@@ -29,8 +29,6 @@ def test_the_residual_stream_is_the_hidden_states(subject, tokens):
 
 def test_the_parts_of_a_block_add_up(subject, tokens):
     hooks = [f"blocks.1.{name}" for name in ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")]
-    if subject.name == "gemma2":
-        pytest.skip("Gemma 2 normalises what its attention and MLP write before it adds them")
     found = subject.activations(tokens, hooks)
     pre, attention, mlp, post = (found[hook] for hook in hooks)
     torch.testing.assert_close(pre + attention + mlp, post, atol=1e-5, rtol=1e-5)

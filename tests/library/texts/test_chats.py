@@ -1,20 +1,16 @@
 """Conversations."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from saelab.errors import Invalid
-from saelab.texts.base import Message
 from saelab.texts.chats import Chats
 
 TALK = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]
-
-
-def _template(messages: Sequence[Message]) -> str:
-    return "".join(f"<{message['role']}>{message['content']}" for message in messages)
 
 
 def _file(folder: Path, *lines: object) -> Path:
@@ -23,17 +19,19 @@ def _file(folder: Path, *lines: object) -> Path:
     return file
 
 
-def test_a_conversation_is_one_document_in_the_template_of_the_subject(tmp_path: Path):
-    file = _file(tmp_path, TALK, {"messages": TALK[:1], "rating": 3})
-    documents = list(Chats(paths=(file,)).documents(_template))
-    assert [document.text for document in documents] == ["<user>hello<assistant>good day", "<user>hello"]
-    assert [document.key for document in documents] == ["talks.jsonl/0", "talks.jsonl/1"]
-    assert len(list(Chats(paths=(file,), max_documents=1).documents(_template))) == 1
+def test_a_conversation_is_one_document(tmp_path: Path):
+    source = Chats(paths=(_file(tmp_path, TALK, {"messages": TALK[:1], "rating": 3}),))
+    documents = list(source.documents())
+    assert [document.messages for document in documents] == [TALK, TALK[:1]]
+    assert [(document.key, document.domain) for document in documents] == [("talks.jsonl/0", "talks"), ("talks.jsonl/1", "talks")]
+    assert source.has_conversations
+    assert len(list(Chats(paths=source.paths, max_documents=1).documents())) == 1
 
 
-def test_a_subject_without_a_chat_template_is_refused(tmp_path: Path):
-    with pytest.raises(Invalid, match="need a subject with a chat template"):
-        next(Chats(paths=(_file(tmp_path, TALK),)).documents())
+def test_conversations_in_parquet_are_read(tmp_path: Path):
+    pq.write_table(pa.table({"conversation": [TALK, TALK[:1]]}), tmp_path / "t.parquet")
+    documents = list(Chats(paths=(tmp_path,), messages_field="conversation").documents())
+    assert [document.messages for document in documents] == [TALK, TALK[:1]]
 
 
 @pytest.mark.parametrize(
@@ -47,4 +45,4 @@ def test_a_subject_without_a_chat_template_is_refused(tmp_path: Path):
 )
 def test_a_line_that_is_no_conversation_is_told_with_its_place(tmp_path: Path, line: object, message: str):
     with pytest.raises(Invalid, match=message):
-        next(Chats(paths=(_file(tmp_path, line),)).documents(_template))
+        next(Chats(paths=(_file(tmp_path, line),)).documents())

@@ -130,3 +130,31 @@ def test_the_source_is_a_value(tmp_path: Path):
     source = Files(paths=(tmp_path,), max_documents=3)
     assert from_json(Files, to_json(source)) == source
     assert json.loads(to_json(source))["paths"] == [str(tmp_path)]
+
+
+def test_json_is_read_as_a_list_and_line_by_line(tmp_path: Path):
+    rows = [{"text": "one"}, {"text": "two"}]
+    (tmp_path / "list.json").write_text("\n " + json.dumps(rows, indent=1))
+    (tmp_path / "lines.json").write_text("\n".join(map(json.dumps, rows)))
+    for name in ("list.json", "lines.json"):
+        assert _read(tmp_path / name) == [(f"{name}/0", name[:-5], "one"), (f"{name}/1", name[:-5], "two")]
+    (tmp_path / "list.json").write_text('[\n{"text": }]')
+    with pytest.raises(Corrupt, match=r"list.json, line 2, column 10: not valid JSON"):
+        _read(tmp_path / "list.json")
+    (tmp_path / "list.json").write_text('["bare"]')
+    with pytest.raises(Invalid, match="list.json, row 0 holds str"):
+        _read(tmp_path / "list.json")
+
+
+def test_patterns_stand_for_the_files_that_match(tmp_path: Path):
+    for name in ("a/x.txt", "a/y.md", "b/x.txt", "c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    root = tmp_path.name
+    assert [key for key, _, _ in _read(tmp_path / "**" / "x.txt")] == [f"{root}/a/x.txt/0", f"{root}/b/x.txt/0"]
+    assert [key for key, _, _ in _read(tmp_path / "a" / "*")] == ["a/x.txt/0", "a/y.md/0"]
+    assert [key for key, _, _ in _read(tmp_path / "?.txt")] == [f"{root}/c.txt/0"]
+    with pytest.raises(NotFound, match=r"\*\.jsonl holds no file"):
+        _read(tmp_path / "*.jsonl")
+    with pytest.raises(NotFound, match="no file or folder"):
+        _read(tmp_path / "none" / "*.txt")

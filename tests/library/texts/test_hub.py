@@ -1,5 +1,6 @@
 """Data sets read with the library `datasets`, offline."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,12 @@ def test_wrong_names_are_refused_with_what_there_is(saved: Path):
         next(Hub(name=str(saved / "raw"), text_field="body").documents())
     with pytest.raises(NotFound, match="No data set"):
         next(Hub(name=str(saved / "absent")).documents())
+
+
+def test_a_column_of_conversations_is_read_as_such(tmp_path: Path):
+    talk = [{"role": "user", "content": "hello"}]
+    (tmp_path / "x.jsonl").write_text(json.dumps({"messages": talk}) + "\n")
+    source = Hub(name=str(tmp_path), messages_field="messages")
+    assert source.has_conversations
+    assert [document.messages for document in source.documents()] == [talk]
+    assert not Hub(name=str(tmp_path)).has_conversations

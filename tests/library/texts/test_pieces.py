@@ -9,7 +9,7 @@ _paragraph = st.text(st.characters(categories=["L", "Zs"]), max_size=60)
 
 
 def test_every_file_of_the_folder_registers_a_source():
-    assert list(TEXTS) == ["bundled", "chats", "files", "hub", "toy"]
+    assert list(TEXTS) == ["bundled", "chats", "files", "hub", "tokens", "toy"]
     assert all(issubclass(TEXTS[name], TextSource) for name in TEXTS)
 
 

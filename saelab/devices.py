@@ -1,0 +1,33 @@
+"""Devices: which can be used, and which number format is fast there."""
+
+import time
+
+import torch
+
+from saelab.errors import Invalid
+
+
+def usable(name: str) -> torch.device:
+    """The device of that name. Raises `Invalid` where it cannot be used."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise Invalid(f"The device {name!r} cannot be used: {reason}. Give cpu, cuda or auto.") from None
+
+
+def fastest_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where a matrix product in it is at least 1.5 times as fast as in float32, else float32."""
+    if device.type != "cpu":
+        return torch.bfloat16
+    return torch.bfloat16 if _product_seconds(torch.float32) >= 1.5 * _product_seconds(torch.bfloat16) else torch.float32
+
+
+def _product_seconds(dtype: torch.dtype) -> float:
+    a, b = torch.ones(512, 768, dtype=dtype), torch.ones(768, 1536, dtype=dtype)
+    times: list[float] = []
+    for _ in range(20):
+        begin = time.perf_counter()
+        torch.mm(a, b)
+        times.append(time.perf_counter() - begin)
+    return min(times)
