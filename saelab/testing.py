@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from saelab.baselines.base import Baseline
 from saelab.dictionary import DICTIONARIES, WEIGHTS_FILE, Codes, Dictionary, Provenance, Trainable, load_dictionary, save_dictionary
+from saelab.planted import Planted, World
 from saelab.training import TrainConfig, Trainer
 
 D_IN = 24
@@ -25,16 +26,15 @@ D_IN = 24
 NUM_FEATURES = 48
 """Planted features, and features of the dictionaries."""
 L0 = 4
-"""Planted features that are active on one row."""
+"""Planted features that are active on one row, on average."""
+
+
+_WORLD = World(Planted(d_in=D_IN, num_features=NUM_FEATURES, l0=L0, strength=7.0, mean=15.0))
 
 
 def planted(num_rows: int, seed: int) -> tuple[Float[Tensor, "row d_in"], Float[Tensor, "feature d_in"]]:
-    """Activations made of known directions, four a row with strengths between 3.5 and 10.5, around a mean; and the directions."""
-    generator = torch.Generator().manual_seed(seed)
-    directions = functional.normalize(torch.randn(NUM_FEATURES, D_IN, generator=torch.Generator().manual_seed(0)), dim=1)
-    active = torch.rand(num_rows, NUM_FEATURES, generator=generator).topk(L0, dim=1).indices
-    strengths = 7 * (torch.rand(num_rows, L0, generator=generator) + 0.5)
-    return (directions[active] * strengths[:, :, None]).sum(1) + 3, directions
+    """Activations made of known directions, four a row on average with strengths between 3.5 and 10.5, around a mean; and the directions."""
+    return _WORLD.batch(num_rows, seed=seed).x, _WORLD.directions
 
 
 def small(kind: type[Dictionary], seed: int = 0) -> Dictionary:
