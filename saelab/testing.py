@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from saelab.baselines.base import Baseline
+from saelab.baselines.supervised import Supervised
 from saelab.dictionary import DICTIONARIES, WEIGHTS_FILE, Codes, Dictionary, Provenance, Trainable, load_dictionary, save_dictionary
 from saelab.planted import Planted, World
 from saelab.training import TrainConfig, Trainer
@@ -38,14 +39,17 @@ def planted(num_rows: int, seed: int) -> tuple[Float[Tensor, "row d_in"], Float[
 
 
 def small(kind: type[Dictionary], seed: int = 0) -> Dictionary:
-    """A small dictionary of the kind, fitted to planted activations, or trained on them for a few steps."""
-    x, _ = planted(2048, seed=1)
+    """A small dictionary of the kind, fitted to planted activations (and labels), or trained on them for a few steps."""
+    made = _WORLD.batch(2048, seed=1)
+    x = made.x
+    if issubclass(kind, Supervised):
+        return kind.fit(x, made.firing)
     if issubclass(kind, Baseline):
         return kind.fit(x, L0, seed=seed)
-    assert issubclass(kind, Trainable), f"{kind.__name__} is neither a Baseline nor Trainable"
+    assert issubclass(kind, Trainable), f"{kind.__name__} is neither a Baseline, nor Supervised, nor Trainable"
     trainer = Trainer(kind.sized(D_IN, NUM_FEATURES, L0), TrainConfig(steps=8, batch_size=256, seed=seed))
-    rows = training_rows(trainer.dictionary, x)
-    trainer.fit(lambda start: iter(rows.split(256)[start:]))
+    batches = training_rows(trainer.dictionary, x).split(256)
+    trainer.fit(lambda start: iter(batches[start:]))
     return trainer.dictionary
 
 
