@@ -34,7 +34,7 @@ _WORLD = World(Planted(d_in=D_IN, num_features=NUM_FEATURES, l0=L0, strength=7.0
 
 
 def planted(num_rows: int, seed: int) -> tuple[Float[Tensor, "row d_in"], Float[Tensor, "feature d_in"]]:
-    """Activations made of known directions, four a row on average with strengths between 3.5 and 10.5, around a mean; and the directions."""
+    """Activations around a mean made of known directions, four a row on average with strengths of 3.5 to 10.5; and the directions."""
     return _WORLD.batch(num_rows, seed=seed).x, _WORLD.directions
 
 

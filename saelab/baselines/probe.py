@@ -41,7 +41,7 @@ class Probe(Supervised):
         optimiser = torch.optim.LBFGS(
             [normals.requires_grad_(), offsets.requires_grad_()],
             max_iter=_ROUNDS,
-            tolerance_grad=1e-9,
+            tolerance_grad=1e-7,
             tolerance_change=0,
             line_search_fn="strong_wolfe",
         )

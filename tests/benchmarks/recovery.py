@@ -101,9 +101,10 @@ training and fitting.
 
 Rows of {D_IN} values with {L0} of the planted features on average, values between 0.5 and 1.5, noise of 0.05 on each value and a mean of
 norm 1 (`saelab/planted.py` has the formulas); each world drawn anew for each of {len(SEEDS)} seeds. Architectures are trained for
-{TRAIN["steps"]:,} steps of {TRAIN["batch_size"]} rows at learning rate {TRAIN["lr"]}, all else at their defaults, with as many features as were
-planted and an L0 of {L0} as their aim. Baselines are fitted to {FIT_ROWS:,} rows, `diff_mean` and `probe` with the truth as labels: what
-supervision reaches, not a competitor. Judged on 20,000 other rows. ± is half the 95 % interval over seeds (Student's t).
+{TRAIN["steps"]:,} steps of {TRAIN["batch_size"]} rows at learning rate {TRAIN["lr"]}, all else at their defaults, with as many
+features as were planted and an L0 of {L0} as their aim. Baselines are fitted to {FIT_ROWS:,} rows, `diff_mean` and `probe` with
+the truth as labels: what supervision reaches, not a competitor. Judged on 20,000 other rows. ± is half the 95 % interval over seeds
+(Student's t).
 
 - MCC: mean |cosine| under the best one-to-one matching, a planted feature without a partner counting 0. found: share above 0.9.
 - precision, recall, F1: of the partner's firing against the planted feature's, mean over the planted features.
