@@ -72,7 +72,7 @@ types: setup $(NODE_MODULES) ## Write server/openapi.json and the dashboard's ty
 bench: setup ## Speeds on this machine beside plain PyTorch, with what `make demo` left
 	@$(BIN)/python tests/benchmarks/bench.py $(RUN)
 
-recovery: setup ## Train every dictionary on planted features, about ten minutes; writes docs/benchmarks/2026-11-22-recovery.md
+recovery: setup ## Train every dictionary on planted features, about five minutes; writes docs/benchmarks/2026-11-22-recovery.md
 	@$(BIN)/python tests/benchmarks/recovery.py
 
 golden: setup ## Write the recorded trajectories anew; review the difference

@@ -96,7 +96,7 @@ def page(found: dict[str, dict[str, list[Recovery]]], seconds: dict[str, float])
     used = ", ".join(f"{name} {version}" for name, version in versions().items() if name in {"python", "torch", "numpy"})
     intro = f"""# Recovery of planted features
 
-Written by `make recovery` on {platform.machine()}, {torch.get_num_threads()} threads, {used}; {sum(seconds.values()) / 60:.0f} minutes of
+Written by `make recovery` on {platform.machine()}, {torch.get_num_threads()} thread(s), {used}; {sum(seconds.values()) / 60:.0f} minutes of
 training and fitting.
 
 Rows of {D_IN} values with {L0} of the planted features on average, values between 0.5 and 1.5, noise of 0.05 on each value and a mean of
