@@ -20,7 +20,7 @@ PORT ?= 8000
 # Threads that wait by spinning slow each other many times over as soon as anything else runs.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: help setup web browser demo test check lint fmt types bench golden interop clean
+.PHONY: help setup web browser demo test check lint fmt types bench recovery golden interop clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ types: setup $(NODE_MODULES) ## Write server/openapi.json and the dashboard's ty
 
 bench: setup ## Speeds on this machine beside plain PyTorch, with what `make demo` left
 	@$(BIN)/python tests/benchmarks/bench.py $(RUN)
+
+recovery: setup ## Train every dictionary on planted features, about five minutes; writes docs/benchmarks/2026-11-22-recovery.md
+	@$(BIN)/python tests/benchmarks/recovery.py
 
 golden: setup ## Write the recorded trajectories anew; review the difference
 	@SAELAB_GOLDEN=write $(BIN)/python -m pytest -k golden

@@ -6,6 +6,7 @@ single tokens.
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.special import stdtrit
 
 from saelab.errors import Invalid
 from saelab.records import Estimate
@@ -38,3 +39,15 @@ def ratio(
 def share(hits: int, n: int) -> Estimate:
     """A share of a whole that was counted, not sampled."""
     return Estimate(value=hits / n, n=n)
+
+
+def mean(values: Float[np.ndarray, " item"]) -> Estimate:
+    """The mean of independent items, such as the seeds of a run, with the 95 % interval of Student's t. Raises `Invalid` for none."""
+    n = len(values)
+    if not n:
+        raise Invalid("The mean of no items was asked for; give one at least.")
+    value = float(np.mean(values))
+    if n < 2:
+        return Estimate(value=value, n=n)
+    half = float(stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / n**0.5)
+    return Estimate(value=value, low=value - half, high=value + half, n=n)

@@ -1,4 +1,4 @@
-"""The toy world: a tiny subject that learns the toy sentences in seconds, and vectors with planted features.
+"""The toy world: a tiny subject that learns the toy sentences in seconds.
 
 It stands in for the real thing wherever speed and certainty count more than size: tests, the tour notebook, a first try offline.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from saelab.errors import Conflict, SaelabError
@@ -191,19 +191,3 @@ def _one_thread() -> Generator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def planted(
-    num_rows: int, d_in: int, num_features: int, k: int, seed: int = 0
-) -> tuple[Float[Tensor, "row d_in"], Float[Tensor, "feature d_in"], Float[Tensor, "row feature"]]:
-    """Vectors that are sums of `k` planted directions each, for tests of recovery.
-
-    Gives the vectors, the directions (unit norm) and the codes, so that `vectors = codes @ directions`. Each row's features are drawn
-    without replacement, all alike likely; a feature that is on has a value between 1 and 2.
-    """
-    noise = torch.Generator().manual_seed(seed)
-    directions = torch.nn.functional.normalize(torch.randn(num_features, d_in, generator=noise), dim=1)
-    chosen = torch.rand(num_rows, num_features, generator=noise).topk(k, dim=1).indices
-    values = 1 + torch.rand(num_rows, k, generator=noise)
-    codes = torch.zeros(num_rows, num_features).scatter(1, chosen, values)
-    return codes @ directions, directions, codes

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saelab.estimates import ratio, share
+from saelab.errors import Invalid
+from saelab.estimates import mean, ratio, share
 
 
 def parts(seed: int = 0, documents: int = 40, each: int = 10):
@@ -68,3 +69,16 @@ def test_numbers_of_documents_and_the_order_of_parts_do_not_matter(items, seed):
 def test_a_share_that_was_counted_has_no_interval():
     found = share(3, 12)
     assert (found.value, found.low, found.high, found.n) == (0.25, None, None, 12)
+
+
+def test_the_interval_of_a_mean_is_that_of_student():
+    found = mean(np.array([1.0, 2.0, 3.0, 6.0]))
+    assert (found.value, found.n) == (3.0, 4)
+    half = 3.182446 * (14 / 3) ** 0.5 / 2  # the t quantile of three degrees of freedom times the standard error
+    assert (found.low, found.high) == pytest.approx((3 - half, 3 + half), rel=1e-4)
+
+
+def test_a_mean_of_one_item_has_no_interval_and_of_none_is_refused():
+    assert mean(np.array([2.0])).low is None
+    with pytest.raises(Invalid, match="no items"):
+        mean(np.array([]))

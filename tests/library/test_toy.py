@@ -1,4 +1,4 @@
-"""The toy world: its subject and its vectors."""
+"""The toy world: its subject."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 from saelab.errors import Conflict
 from saelab.texts.toy import ToyTexts
-from saelab.toy import ToyRecipe, facts, planted, subject_folder
+from saelab.toy import ToyRecipe, facts, subject_folder
 
 
 @pytest.fixture(scope="module")
@@ -81,14 +81,3 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path):
     with pytest.raises(Conflict, match="is not a toy subject"):
         subject_folder(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").exists()
-
-
-def test_planted_vectors_are_sums_of_k_unit_directions():
-    x, directions, codes = planted(200, 16, 40, k=4, seed=1)
-    assert torch.allclose(directions.norm(dim=1), torch.ones(40), atol=1e-6)
-    assert ((codes != 0).sum(dim=1) == 4).all()
-    assert codes[codes != 0].min() >= 1
-    assert codes.max() <= 2
-    assert torch.allclose(x, codes @ directions)
-    assert torch.equal(planted(200, 16, 40, k=4, seed=1)[0], x)
-    assert not torch.equal(planted(200, 16, 40, k=4, seed=2)[0], x)

@@ -14,7 +14,7 @@ from saelab.activations.disk import DiskStore, shard_file
 from saelab.activations.memory import MemoryStore
 from saelab.corpus import Corpus, TokenPolicy
 from saelab.errors import Corrupt, Invalid, NotFound
-from saelab.toy import planted
+from saelab.testing import planted
 
 HOOK = "blocks.0.hook_resid_post"
 
@@ -79,7 +79,7 @@ def test_an_index_with_a_typo_is_refused_with_its_place(folder: Path):
 
 
 def test_vectors_without_a_subject_make_a_store():
-    x, _, _ = planted(50, 8, 16, k=3)
+    x, _ = planted(50, seed=0)
     held_out = torch.arange(50) % 5 == 0
     store = MemoryStore.of_vectors(x, held_out)
     assert (store.num_rows, store.chunk_rows(True), store.chunk_rows(False)) == (50, (10,), (40,))
