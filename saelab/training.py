@@ -47,7 +47,7 @@ class TrainConfig:
     lr: float | None = None
     """Adam's learning rate; none for the architecture's default at its width."""
     warmup: int | None = None
-    """Steps over which the learning rate rises from 0; none for 1000, or a tenth of a shorter run."""
+    """Steps over which the learning rate rises from 0; none for 200, or a tenth of a shorter run."""
     decay: float = 0.2
     """Share of the run, at its end, over which the learning rate falls to 0."""
     clip: float = 1.0
@@ -55,7 +55,7 @@ class TrainConfig:
     betas: tuple[float, float] | None = None
     """Adam's decay rates; none for the architecture's default."""
     dead_after: int | None = None
-    """A feature is dead after so many activations without it; none for 10 million, or a twentieth of a shorter run."""
+    """A feature is dead after so many activations without it; none for 10 million, or a fiftieth of a shorter run."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16: large products in bfloat16, weights and sums in float32. Faster on GPUs and on CPUs with AVX512-BF16 or AMX. auto: the number
     format of the run's subject, which was chosen by measurement; float32 for a trainer without a run."""
@@ -90,9 +90,9 @@ class Trainer:
         self.dictionary, self.config, self.folder, self.evaluation = dictionary, config, folder, evaluation
         self.device = next(dictionary.parameters()).device
         self.lr = dictionary.default_lr() if config.lr is None else config.lr
-        self.warmup = min(1000, config.steps // 10) if config.warmup is None else config.warmup
+        self.warmup = min(200, config.steps // 10) if config.warmup is None else config.warmup
         tokens = config.steps * config.batch_size
-        self.dead_after = min(10_000_000, tokens // 20) if config.dead_after is None else config.dead_after
+        self.dead_after = min(10_000_000, tokens // 50) if config.dead_after is None else config.dead_after
         betas = config.betas or dictionary.betas
         self.optimiser = torch.optim.Adam(dictionary.parameters(), lr=self.lr, betas=betas, fused=True)
         self.steps_done = 0

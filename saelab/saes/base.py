@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -60,6 +60,9 @@ class Task(NamedTuple):
 class SAE(Affine, Trainable):
     """Abstract: an encoder that begins as the decoder; activations are those for decoder rows of norm 1."""
 
+    rate: ClassVar[float] = 2e-4
+    """Learning rate that suits 16,384 features."""
+
     @value
     class Config:
         """Settings that every SAE has."""
@@ -111,8 +114,8 @@ class SAE(Affine, Trainable):
         return (residual / self.scale).square().mean()
 
     def default_lr(self) -> float:
-        """2e-4 at 16,384 features, falling with the root of their number (Gao et al. 2024, section 3)."""
-        return 2e-4 * math.sqrt(2**14 / self.d_sae)
+        """`rate` at 16,384 features, falling with the root of their number (Gao et al. 2024, section 3)."""
+        return self.rate * math.sqrt(2**14 / self.d_sae)
 
     def settings(self) -> dict[str, Any]:
         """What SAELens' `cfg.json` says beyond the sizes."""
@@ -138,6 +141,9 @@ class Selective(SAE):
     The auxiliary term of Gao et al. 2024 (https://arxiv.org/abs/2406.04093) revives features that have died: it is normalised by the
     variance of the residual, so that its weight means the same at any scale, and its gradient reaches the encoder as well as the decoder.
     """
+
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
+    rate: ClassVar[float] = 9e-4  # 4.5 times what is published: rows of norm 1 turn slowly (docs/benchmarks/2026-11-22-quality.md)
 
     @value
     class Config(SAE.Config):

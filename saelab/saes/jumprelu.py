@@ -39,7 +39,8 @@ class JumpReLU(Penalised):
 
     architecture: ClassVar[str] = "jumprelu"
     layout: ClassVar[str] = "jumprelu"
-    betas: ClassVar[tuple[float, float]] = (0.0, 0.999)
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
+    rate: ClassVar[float] = 9e-4
 
     @value
     class Config(Penalised.Config):
