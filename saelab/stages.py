@@ -235,7 +235,7 @@ def collect(run: Run, config: CollectConfig, source: str | None = None) -> None:
 def _models(lab: Lab) -> dict[str, str]:
     """The subject, and the one that the dictionary was trained on: a base model's dictionary may be used on a fine-tuned one."""
     assert lab.dictionary.provenance is not None, "a dictionary of a run knows its model"
-    return {"model": lab.subject.name, "trained_on": lab.dictionary.provenance.model}
+    return {"model": lab.origin.model if lab.vectors else lab.subject.name, "trained_on": lab.origin.model}
 
 
 def _lens(lab: Lab, directions: Float[Tensor, "feature d"]) -> LogitLens | None:

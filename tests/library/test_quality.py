@@ -160,7 +160,7 @@ def test_a_trained_dictionary_beats_its_controls(quality):
     assert quality.controls.keys() == quality.control_ce_increase.keys() == {"random", "pca"}
     assert all(quality.fvu.value < fvu for fvu in quality.controls.values())
     assert all(quality.ce_increase.value < increase for increase in quality.control_ce_increase.values())
-    assert 0 < quality.ce_increase.value < quality.ce_mean_ablated.value - quality.ce_clean.value
+    assert abs(quality.ce_increase.value) < 0.1 * (quality.ce_mean_ablated.value - quality.ce_clean.value)
     assert quality.ce_spliced.value - quality.ce_clean.value == pytest.approx(quality.ce_increase.value)
 
 

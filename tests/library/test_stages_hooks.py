@@ -91,7 +91,7 @@ def test_what_is_written_stands_at_the_hooks_where_it_is_written_and_nowhere_els
     mask = torch.arange(tokens.shape[1])[None] > 0
     rows = lab.rows(tokens)
     expected = own(lab.dictionary)(rows)[0].split(lab.dictionary.widths, dim=-1)
-    edits = splice(lab, lambda rows: own(lab.dictionary)(rows)[0])(tokens)
+    edits = splice(lab.subject, lab.dictionary, lambda rows: own(lab.dictionary)(rows)[0])(tokens)
     assert tuple(edits) == lab.origin.written_hooks
     for hook, part in zip(edits, expected, strict=True):
         x = lab.subject.activations(tokens, [hook])[hook]
@@ -103,7 +103,7 @@ def test_what_is_written_stands_at_the_hooks_where_it_is_written_and_nowhere_els
 def test_an_exact_copy_of_the_target_loses_nothing(run):
     lab = Lab(run, "skip")
     tokens = torch.tensor([lab.subject.encode(TEXT)])
-    edits = splice(lab, lambda rows: rows[..., -64:])(tokens)
+    edits = splice(lab.subject, lab.dictionary, lambda rows: rows[..., -64:])(tokens)
     assert torch.allclose(lab.subject.logits(tokens, edits), lab.subject.logits(tokens), atol=1e-4)
 
 

@@ -18,9 +18,9 @@ from saelab.errors import Invalid
 from saelab.features.store import FeatureStore
 from saelab.figures import quality as quality_figure
 from saelab.lab import Lab
+from saelab.planted import Planted, World
 from saelab.records import Quality
 from saelab.run import Run, read_saved
-from saelab.toy import planted
 from saelab.training import Trainer
 
 RECIPE = small()
@@ -47,7 +47,7 @@ def streamed(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def vectors(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that was trained on the vectors of a file; not to be changed."""
     folder = tmp_path_factory.mktemp("vectors")
-    np.save(folder / "embeddings.npy", planted(3000, 16, 32, k=3)[0].numpy())
+    np.save(folder / "embeddings.npy", World(Planted(d_in=16, num_features=32, l0=3)).batch(3000).x.numpy())
     run = Run(folder / "run")
     config = replace(RECIPE.train, hook="vectors", source="vectors-topk", vectors=Vectors(file=str(folder / "embeddings.npy")))
     stages.train(run, config, replace(RECIPE.sae, d_sae=32, k=3))
@@ -122,7 +122,7 @@ def test_what_needs_text_says_so(vectors: Run):
 def test_vectors_have_no_hook_and_no_stream(tmp_path: Path):
     file = Vectors(file=str(tmp_path / "x.npy"))
     for wrong in ({"vectors": file}, {"vectors": file, "hook": "vectors", "stream": BUFFER}):
-        with pytest.raises(Invalid, match="give the hook as 'vectors', and do not stream"):
+        with pytest.raises(Invalid, match="give the hook as 'vectors', no other hook, and do not stream"):
             stages.train(Run(tmp_path), replace(RECIPE.train, **wrong), RECIPE.sae)
 
 

@@ -38,7 +38,7 @@ def test_jumprelu_gradients_are_those_of_finite_differences_where_there_is_no_ju
 def test_default_settings_reach_the_target(penalty, learned):
     l0, fvu = learned(JumpReLU, penalty=penalty, target_l0=L0)
     assert l0 == pytest.approx(L0, rel=0.15)
-    assert fvu < 0.15
+    assert fvu < 0.2
 
 
 def test_the_threshold_has_a_gradient_from_below():
