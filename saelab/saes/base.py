@@ -161,7 +161,6 @@ class Selective(SAE):
         self.config: Selective.Config = config
         if not 0 < config.k <= self.d_sae:
             raise Invalid(f"k is {config.k}; it must be between 1 and the number of features, {self.d_sae}.")
-        self.k_aux = config.k_aux or 2 ** round(math.log2(max(d_in / 2, 1)))
 
     def task(self, rows: Float[Tensor, "row width"]) -> Task:
         """What training rows ask: to write what was read."""
@@ -178,7 +177,7 @@ class Selective(SAE):
         kept = self.select(x, weights)
         terms, residual = self.errors(wanted, kept, weights)
         if len(dead) and self.config.auxk > 0:
-            terms["auxk"] = self.config.auxk * self._auxiliary(x.detach(), residual.detach(), weights, dead)
+            terms["auxk"] = self.config.auxk * auxiliary(x, residual, weights, dead, self.config.k_aux)
         fired = (kept.values.detach() != 0).to(x.dtype).flatten()
         active = torch.zeros_like(self.b_enc, requires_grad=False).index_add_(0, kept.indices.flatten(), fired)
         return Losses(terms=terms, active=active, reconstruction=(target - residual * unit).detach(), target=target)
@@ -189,15 +188,6 @@ class Selective(SAE):
         """The terms that ask for a good reconstruction, and what it leaves of what is wanted."""
         residual = wanted - gather_sum(kept.values, kept.indices, weights.decoder, kept.starts)
         return {"reconstruction": self.relative(residual)}, residual
-
-    def _auxiliary(self, x: Tensor, residual: Tensor, weights: Weights, dead: Int[Tensor, " dead"]) -> Float[Tensor, ""]:
-        """How badly the dead features that come closest to being active explain the residual: 1 if not at all."""
-        encoder, bias, decoder = (item[dead] for item in weights)
-        indices = topk_indices(x, encoder, bias, min(self.k_aux, len(dead)))
-        values = functional.relu(gather_dot(x, encoder, indices) + bias[indices])
-        missing = (gather_sum(values, indices, decoder) - residual).square().mean()
-        variance = (residual - residual.mean(0)).square().mean()
-        return missing / variance.clamp(min=torch.finfo(variance.dtype).tiny)
 
     @classmethod
     def sized(cls, d_in: int, d_sae: int, l0: int) -> Self:
@@ -216,3 +206,17 @@ def largest(x: Float[Tensor, "row d_in"], weights: Weights, k: int) -> Kept:
     """The k largest pre-activations of each row, where they are positive."""
     indices = topk_indices(x, weights.encoder, weights.bias, k)
     return Kept(functional.relu(gather_dot(x, weights.encoder, indices) + weights.bias[indices]), indices)
+
+
+def auxiliary(x: Float[Tensor, "row d_in"], residual: Float[Tensor, "row d_out"], weights: Weights, dead: Tensor, k: int | None) -> Tensor:
+    """How badly the k dead features that come closest to being active explain what the others leave: 1 if not at all.
+
+    Its gradient reaches their encoder and decoder rows, and nothing else. Without k they are half the width, rounded to a power of two.
+    """
+    x, residual = x.detach(), residual.detach()
+    encoder, bias, decoder = (item[dead] for item in weights)
+    most = k or 2 ** round(math.log2(max(x.shape[1] / 2, 1)))
+    values, indices, _ = largest(x, Weights(encoder, bias, decoder), min(most, len(dead)))
+    missing = (gather_sum(values, indices, decoder) - residual).square().mean()
+    variance = (residual - residual.mean(0)).square().mean()
+    return missing / variance.clamp(min=torch.finfo(variance.dtype).tiny)

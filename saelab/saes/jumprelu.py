@@ -20,13 +20,13 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
 from saelab.dictionary import DICTIONARIES
-from saelab.saes.base import Weights
+from saelab.saes.base import Weights, auxiliary
 from saelab.saes.penalised import Fired, Penalised
 from saelab.values import value
 
@@ -59,6 +59,10 @@ class JumpReLU(Penalised):
         """Width of the straight-through estimate, in units of the thresholds at the start."""
         preact: float = 3e-6
         """Weight with which tanh pulls pre-activations up to their thresholds."""
+        auxk: float = 1 / 32
+        """Weight of the term that revives dead features, as in TopK."""
+        k_aux: int | None = None
+        """Dead features that explain the residual of one token; none for half the width, rounded to a power of two."""
 
     def __init__(self, d_in: int, config: Config) -> None:
         super().__init__(d_in, config)
@@ -107,6 +111,12 @@ class JumpReLU(Penalised):
             return {}
         below = functional.relu(self.threshold - fired.pre).sum() / len(x)
         return {"preact": self.config.preact / self.d_in * below / self.scale}
+
+    def revival(
+        self, x: Float[Tensor, "row d_in"], residual: Float[Tensor, "row d_in"], weights: Weights, dead: Int[Tensor, " dead"]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The auxiliary term of TopK: a feature under its threshold gets no other gradient."""
+        return {"auxk": self.config.auxk * auxiliary(x, residual, weights, dead, self.config.k_aux)} if self.config.auxk > 0 else {}
 
     @torch.no_grad()
     def initialise(self, sample: Float[Tensor, "row width"], generator: torch.Generator) -> None:

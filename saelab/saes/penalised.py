@@ -88,6 +88,12 @@ class Penalised(SAE):
         """Further terms of the loss."""
         return {}
 
+    def revival(
+        self, x: Float[Tensor, "row d_in"], residual: Float[Tensor, "row d_in"], weights: Weights, dead: Int[Tensor, " dead"]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Terms that bring dead features back; called where there are some."""
+        return {}
+
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
         """The activations that are not zero."""
         weights = Weights(*self.weights())
@@ -105,10 +111,9 @@ class Penalised(SAE):
             "reconstruction": self.relative(residual),
             "sparsity": self.price(active.sum() / len(x), progress) * self.penalty(fired),
         }
+        terms |= self.others(x, fired, weights) | (self.revival(x, residual, weights, dead) if len(dead) else {})
         target = rows.to(x.dtype)
-        return Losses(
-            terms=terms | self.others(x, fired, weights), active=active, reconstruction=(target - residual).detach(), target=target
-        )
+        return Losses(terms=terms, active=active, reconstruction=(target - residual).detach(), target=target)
 
     def price(self, l0: Float[Tensor, ""], progress: float) -> Float[Tensor, ""] | float:
         """The weight of the penalty at a point of the run where `l0` features are active on a token."""
