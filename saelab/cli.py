@@ -104,6 +104,8 @@ class Train:
     """Train on the vectors of this file (.npy, .safetensors, .parquet), without model and text."""
     tensor: str | None = None
     """Name of the tensor or column in it, where it holds more than one."""
+    device: str = "auto"
+    """Where it is trained: `cpu`, `cuda`, ...; `auto` takes a GPU if there is one."""
     texts: Texts | None = None
     """Where the documents come from, where the run has not been read yet; none for the bundled corpus."""
     sae: Sae = TopK.Config()
@@ -120,6 +122,7 @@ class Train:
             pooled=self.pooled,
             epochs=self.epochs,
             train=self.train,
+            device=self.device,
             stream=self.buffer if self.stream else None,
             vectors=Vectors(file=self.vectors, tensor=self.tensor) if self.vectors else None,
         )

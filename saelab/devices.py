@@ -8,7 +8,9 @@ from saelab.errors import Invalid
 
 
 def usable(name: str) -> torch.device:
-    """The device of that name. Raises `Invalid` where it cannot be used."""
+    """The device of that name; `auto` is a GPU if there is one, else the CPU. Raises `Invalid` where it cannot be used."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

@@ -35,6 +35,8 @@ class TrainStage:
     """Seed of the order in which the activations come."""
     train: TrainConfig = TrainConfig()
     """The trainer's own settings."""
+    device: str = "auto"
+    """Where it is trained: `cpu`, `cuda`, ...; `auto` takes a GPU if there is one."""
     stream: BufferConfig | None = None
     """Train straight from the subject through such a buffer, without captured activations; none to train on those of `capture`."""
     target_hook: str | None = None

@@ -39,6 +39,8 @@ class SweepStage:
     """Seed of the order in which the activations come, the same for all."""
     train: TrainConfig = TrainConfig()
     """The trainers' settings, but for those in the grid."""
+    device: str = "auto"
+    """Where they are trained: `cpu`, `cuda`, ...; `auto` takes a GPU if there is one."""
 
 
 def sweep(run: Run, config: SweepStage, saes: Sequence[Any]) -> list[str]:
@@ -63,7 +65,7 @@ def _jobs(config: SweepStage, hook: str, sae: Any) -> Iterator[tuple[stages.Trai
         settings = dict(zip(grid, chosen, strict=True))
         name = "-".join([stages.source_name(hook, stages.architecture_of(sae).architecture), *(_named(*item) for item in settings.items())])
         train = _changed(config.train, {key: setting for key, setting in settings.items() if key not in own})
-        stage = stages.TrainStage(hook=hook, source=name, epochs=config.epochs, order=config.order, train=train)
+        stage = stages.TrainStage(hook=hook, source=name, epochs=config.epochs, order=config.order, train=train, device=config.device)
         yield stage, _changed(sae, {key: setting for key, setting in settings.items() if key in own})
 
 
@@ -108,6 +110,8 @@ class Sweep:
     """Passes over the training activations; none for `--train.steps` optimiser steps."""
     train: TrainConfig = TrainConfig()
     """The trainers."""
+    device: str = "auto"
+    """Where they are trained: `cpu`, `cuda`, ...; `auto` takes a GPU if there is one."""
     texts: Texts | None = None
     """Where the documents come from, where the run has not been read yet; none for the bundled corpus."""
     sae: Sae = TopK.Config()
@@ -119,7 +123,7 @@ class Sweep:
         lists: dict[str, tuple[Any, ...]] = {name: getattr(self, name) for name in ("k", "target_l0", "d_sae", "lr", "seed")}
         grid = {name: values for name, values in lists.items() if values} | dict(map(_varied, self.vary))
         first = recipes.prepared(run, self.model, self.texts, *self.hook[:1] or (None,), others=self.hook[1:])
-        config = SweepStage(hook=(first, *self.hook[1:]), grid=grid, epochs=self.epochs, train=self.train)
+        config = SweepStage(hook=(first, *self.hook[1:]), grid=grid, epochs=self.epochs, train=self.train, device=self.device)
         for source in sweep(run, config, [self.sae, *others]):
             OUT.print(f"{run.path / 'dictionaries' / source}")
 

@@ -22,6 +22,7 @@ from saelab.activations.vectors import VECTORS
 from saelab.analyses.quality import EvaluateConfig
 from saelab.analyses.quality import evaluate as measure_quality
 from saelab.corpus import Corpus, read_corpus
+from saelab.devices import usable
 from saelab.dictionary import DICTIONARIES, Trainable
 from saelab.errors import Conflict, Invalid
 from saelab.features.collect import CollectConfig, forget
@@ -177,7 +178,7 @@ def _member(run: Run, config: TrainStage, sae: Any, feed: Feed) -> Member:  # no
     if settings.precision == "auto":
         settings = replace(settings, precision="bf16" if feed.dtype == "bfloat16" else "fp32")
     kind, folder = architecture_of(sae), run.source(config.source)
-    dictionary = kind.for_widths(widths_of(feed.store), sae)
+    dictionary = kind.for_widths(widths_of(feed.store), sae).to(usable(config.device))
     dictionary.provenance = feed.provenance()
     trainer = Trainer(dictionary, settings, folder.path, feed.evaluation(settings))
 

@@ -78,7 +78,7 @@ class Subject:
     def load(cls, config: SubjectConfig) -> Subject:
         """The model that the config names. Raises `NotFound` or `Invalid` in words that say what was looked for where."""
         source = find_weights(config.model, config.revision, config.adapter)
-        device = usable(("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device)
+        device = usable(config.device)
         dtype = fastest_dtype(device) if config.dtype == "auto" else getattr(torch, config.dtype)
         return cls(source.name, source.model(dtype).to(device), source.tokenizer(), source)
 

@@ -1,7 +1,7 @@
 """JumpReLU sparse autoencoder.
 
     pre = (x - b_dec) encoderᵀ + b_enc       z = pre · [pre > θ]       x̂ = z decoder + b_dec
-    loss = |x - x̂|² / scale² + weight · penalty
+    loss = |x - x̂|² / scale² + weight · penalty + the auxiliary term of TopK (no other gradient reaches a feature under its threshold)
 
     penalty   target   (L0 / target - 1)²                          Rajamanoharan et al. 2024, "Jumping ahead", section 5 and [1]
               step     L0                                          the same, section 3
@@ -120,13 +120,14 @@ class JumpReLU(Penalised):
 
     @torch.no_grad()
     def initialise(self, sample: Float[Tensor, "row width"], generator: torch.Generator) -> None:
-        """As every SAE; thresholds begin at a quantile of the pre-activations."""
+        """As every SAE; thresholds begin at a quantile of the pre-activations, halfway between two."""
         super().initialise(sample, generator)
         self.log_ratio.zero_()
         some = self.preactivations(self.centred(sample[:: max(1, len(sample) // 512), : self.d_in]), Weights(*self.weights()))
         share = min(0.5, self.config.initial_l0 * self.config.target_l0 / self.d_sae)
-        place = max(1, round((1 - share) * some.numel()))
-        self.base.fill_((some.flatten().kthvalue(place).values / self.scale).clamp(min=1e-3).item())
+        place = min(max(1, round((1 - share) * some.numel())), some.numel() - 1)
+        around = [some.flatten().kthvalue(number).values for number in (place, place + 1)]
+        self.base.fill_((torch.stack(around).mean() / self.scale).clamp(min=1e-3).item())
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights under SAELens' names, for raw activations."""

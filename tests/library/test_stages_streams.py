@@ -49,7 +49,8 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("vectors")
     np.save(folder / "embeddings.npy", World(Planted(d_in=16, num_features=32, l0=3)).batch(3000).x.numpy())
     run = Run(folder / "run")
-    config = replace(RECIPE.train, hook="vectors", source="vectors-topk", vectors=Vectors(file=str(folder / "embeddings.npy")))
+    train = replace(RECIPE.train.train, lr=1e-2)
+    config = replace(RECIPE.train, hook="vectors", source="vectors-topk", train=train, vectors=Vectors(file=str(folder / "embeddings.npy")))
     stages.train(run, config, replace(RECIPE.sae, d_sae=32, k=3))
     stages.evaluate(run, RECIPE.evaluate)
     return run

@@ -27,7 +27,9 @@ def test_float64_agrees_with_float32(name):
     codes = sae.encode(rows[:, :D_IN].double())
     assert exact.terms["reconstruction"].dtype == codes.values.dtype == sae.decode(codes).dtype == torch.float64
     for name, term in found.terms.items():
-        assert float(term.detach()) == pytest.approx(float(exact.terms[name].detach()), rel=1e-3), name  # one code more or less at a threshold
+        assert float(term.detach()) == pytest.approx(float(exact.terms[name].detach()), rel=1e-3), (
+            name
+        )  # one code more or less at a threshold
     assert torch.allclose(found.reconstruction.double(), exact.reconstruction, atol=1e-3)
 
 

@@ -13,7 +13,7 @@ NOTHING = torch.arange(0)
 @pytest.mark.parametrize("penalty", ["target", "step", "tanh"])
 def test_jumprelu_follows_a_dense_float64_version(penalty, decoder):
     """The documented straight-through formulas: a ramp over the band stands for the step, seen by θ, and with tanh by pre as well."""
-    sae, rows = made(JumpReLU, penalty=penalty, sparsity=0.3, target_l0=L0, bandwidth=0.4, decoder=decoder, preact=0.2)
+    sae, rows = made(JumpReLU, penalty=penalty, sparsity=0.3, target_l0=L0, bandwidth=0.4, decoder=decoder, preact=0.2, k_aux=6)
 
     def oracle(world):
         pre, theta, width = world.pre(world.x), sae.base * world.weights["log_ratio"].exp(), 0.4 * sae.base
@@ -22,7 +22,8 @@ def test_jumprelu_follows_a_dense_float64_version(penalty, decoder):
         z = constant_but(pre * step, pre * step + theta.detach() * ramp.clamp(0, 1))
         l0 = constant_but(step, ((pre.detach() - theta) / width + 0.5).clamp(0, 1)).sum() / len(pre)
         penalties = {"target": (l0 / L0 - 1).square(), "step": l0, "tanh": (4 * z).tanh().sum(1).mean()}
-        terms = {"reconstruction": (world.x - z @ world.decoder).square().mean(), "sparsity": 0.3 * penalties[penalty]}
+        error = world.x - z @ world.decoder
+        terms = {"reconstruction": error.square().mean(), "sparsity": 0.3 * penalties[penalty], "auxk": world.auxk(error, 6)}
         return terms | ({"preact": 0.2 * (theta - pre).relu().sum(1).mean() / D_IN} if penalty == "tanh" else {})
 
     assert_follows(sae, rows, oracle)
