@@ -31,6 +31,8 @@ from saelab.saes.penalised import Fired, Penalised
 from saelab.values import value
 
 _STEEPNESS = 4.0
+_LEAST = 0.1
+"""Thresholds begin at so many times the root mean square of the pre-activations at least."""
 
 
 @DICTIONARIES.register("jumprelu")
@@ -127,7 +129,8 @@ class JumpReLU(Penalised):
         share = min(0.5, self.config.initial_l0 * self.config.target_l0 / self.d_sae)
         place = min(max(1, round((1 - share) * some.numel())), some.numel() - 1)
         around = [some.flatten().kthvalue(number).values for number in (place, place + 1)]
-        self.base.fill_((torch.stack(around).mean() / self.scale).clamp(min=1e-3).item())
+        least = _LEAST * some.square().mean().sqrt()  # where the quantile is about 0, so would be the width of the estimate
+        self.base.fill_((torch.maximum(torch.stack(around).mean(), least) / self.scale).item())
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights under SAELens' names, for raw activations."""

@@ -109,3 +109,11 @@ def test_bfloat16_does_not_round_pre_activations():
     full = sae.losses(x, DEAD, 1.0).active
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(sae.losses(x, DEAD, 1.0).active, full)
+
+
+def test_thresholds_begin_above_zero_where_half_the_features_shall_be_active():
+    sae = JumpReLU(D_IN, JumpReLU.Config(d_sae=NUM_FEATURES, target_l0=NUM_FEATURES / 4))
+    x = planted(512, seed=1)[0]
+    sae.initialise(x, torch.Generator().manual_seed(0))
+    pre = (x - x.mean(0)) @ sae.encoder.detach().T
+    assert float(sae.threshold.min()) >= 0.09 * float(pre.square().mean().sqrt())
