@@ -116,4 +116,4 @@ def test_thresholds_begin_above_zero_where_half_the_features_shall_be_active():
     x = planted(512, seed=1)[0]
     sae.initialise(x, torch.Generator().manual_seed(0))
     pre = (x - x.mean(0)) @ sae.encoder.detach().T
-    assert float(sae.threshold.min()) >= 0.09 * float(pre.square().mean().sqrt())
+    assert float(sae.threshold.detach().min()) >= 0.09 * float(pre.square().mean().sqrt())
