@@ -12,7 +12,7 @@ step: not worth a second step.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -117,12 +117,15 @@ class _Stream:
         new = [member for member in self.members if not member.trainer.steps_done]
         if new:
             steps = [-(-member.trainer.config.sample // self.size) for member in new]
-            sample = [x.float() for x in islice(self.batches(0), max(steps))] or [torch.zeros(0, 0)]
+            coming = self.batches(0)
+            sample = list(islice(coming, max(steps)))
             for member, count in zip(new, steps, strict=True):
-                rows = member.rows(torch.cat(sample[:count]))
+                rows = member.rows(torch.cat([x.float() for x in sample[:count]] or [torch.zeros(0, 0)]))
                 if not bool(rows.isfinite().all()) and (strange := self._strange(member, 0, count)):
                     raise strange
                 member.trainer.initialise(rows)
+            if len(new) == len(self.members):
+                self.coming = chain((sample.pop(0) for _ in range(len(sample))), coming)  # a buffer would have to fill itself anew
         elif isinstance(self.batches, Resumable) and self._file and self._file.is_file():
             self.batches.load(load_checkpoint(self._file, {}, torch.device("cpu"))[0])
 

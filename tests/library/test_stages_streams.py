@@ -25,7 +25,7 @@ from saelab.training import Trainer
 
 RECIPE = small()
 BUFFER = BufferConfig(rows=1024, shard_windows=32)
-STREAM = replace(RECIPE.train, stream=BUFFER)
+STREAM = replace(RECIPE.train, stream=BUFFER, train=replace(RECIPE.train.train, sample=1024))
 
 
 class Killed(Exception):
