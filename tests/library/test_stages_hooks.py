@@ -16,6 +16,7 @@ from saelab.records import Intervention, Quality, SteerRequest
 from saelab.run import Run, read_saved
 from saelab.saes.batchtopk import BatchTopK
 from saelab.saes.crosscoder import Crosscoder
+from saelab.saes.scar import Scar
 from saelab.saes.topk import TopK
 from saelab.saes.transcoder import Transcoder
 from saelab.steering import steer
@@ -160,6 +161,7 @@ WRONG = {
         stages.TrainStage(hook=POST, beside=(FIRST,), pooled=True, source="x"),
         Crosscoder.Config(**SMALL),
     ),
+    "scar reads rows of 65 values.* have no labels": (stages.TrainStage(hook=POST, source="x"), Scar.Config(**SMALL)),
 }
 """What is said -> a training whose hooks do not suit the architecture."""
 
