@@ -178,7 +178,7 @@ def _member(run: Run, config: TrainStage, sae: Any, feed: Feed) -> Member:  # no
         settings = replace(settings, precision="bf16" if feed.dtype == "bfloat16" else "fp32")
     kind, folder = architecture_of(sae), run.source(config.source)
     dictionary = kind.for_widths(widths_of(feed.store), sae)
-    dictionary.provenance = feed.provenance()
+    dictionary.locate(feed.provenance())
     trainer = Trainer(dictionary, settings, folder.path, feed.evaluation(settings))
 
     def finished(trainer: Trainer) -> None:

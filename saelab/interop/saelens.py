@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from saelab.dictionary import CONFIG_FILE, WEIGHTS_FILE, Dictionary, read_tensors, save_dictionary
+from saelab.dictionary import CONFIG_FILE, WEIGHTS_FILE, Dictionary, save_dictionary
 from saelab.errors import Invalid
 from saelab.interop.base import FORMATS, Foreign, Format, Origin, read_json
+from saelab.tensors import read_tensors
 
 _FOUR = ("W_enc", "b_enc", "W_dec", "b_dec")
 LAYOUTS: Mapping[str, tuple[str, tuple[str, ...]]] = {

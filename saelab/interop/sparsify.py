@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 
 from safetensors.torch import save_file
 
-from saelab.dictionary import CONFIG_FILE, Dictionary, read_tensors
+from saelab.dictionary import CONFIG_FILE, Dictionary
 from saelab.errors import Invalid
 from saelab.interop.base import FORMATS, Foreign, Format, Origin, named, read_json
 from saelab.run import whole, write_atomically
+from saelab.tensors import read_tensors
 
 _WEIGHTS = "sae.safetensors"
 _NAMES = {"encoder.weight": "W_enc.T", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
