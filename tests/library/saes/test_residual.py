@@ -110,7 +110,7 @@ def test_what_the_frozen_part_lacks_is_learned_and_what_it_has_stays(base, learn
     frozen = load_dictionary(base)
     cosines = (learned.directions[NUM_FEATURES:] @ directions.T).max(0).values
     assert float(cosines.mean()) > 0.75
-    assert unexplained(learned, x) < 0.5 * unexplained(frozen, x)
+    assert unexplained(learned, x) < 0.6 * unexplained(frozen, x)
     general, _ = planted(2048, seed=7)
     assert unexplained(learned, general) < unexplained(frozen, general) + 0.01
     silent = (learned.encode(general).dense()[:, NUM_FEATURES:] == 0).all(1)
