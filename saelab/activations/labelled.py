@@ -27,9 +27,7 @@ def carrying(corpus: Corpus, concept: Sequence[str]) -> Bool[Tensor, " document"
         if name not in domains:
             raise unknown("domain", name, {*domains})
     if not {*domains} - {*concept}:
-        raise Invalid(
-            f"All documents are {', '.join(concept)}: there is nothing to tell the concept from. Read others beside them."
-        )
+        raise Invalid(f"All documents are {', '.join(concept)}: there is nothing to tell the concept from. Read others beside them.")
     return torch.tensor([domain in concept for domain in domains])
 
 
