@@ -20,6 +20,7 @@ from saelab.saes.gated import Gated
 from saelab.saes.topk import TopK
 from saelab.sweep import Member, fit
 from saelab.training import TrainConfig, Trainer
+
 run, recipe = Run(Path("runs/training")), recipes.toy()
 stages.read(run, recipe.read, recipe.texts)
 stages.capture(run, recipe.capture)

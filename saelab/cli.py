@@ -90,6 +90,8 @@ class Train:
     """Further hooks: a crosscoder reads and writes them side by side with `--hook`; any other dictionary needs `--pooled`."""
     pooled: bool = False
     """Train one dictionary on the rows of `--hook` and of the hooks beside it."""
+    concept: tuple[str, ...] = ()
+    """Domains whose documents carry the concept that SCAR is taught."""
     source: str | None = None
     """The dictionary's name; none for one made of layer, hook and architecture."""
     epochs: float | None = None
@@ -120,6 +122,7 @@ class Train:
             target_hook=self.target_hook,
             beside=self.beside,
             pooled=self.pooled,
+            concept=self.concept,
             epochs=self.epochs,
             train=self.train,
             device=self.device,
@@ -319,7 +322,19 @@ def _show_quality(quality: Quality) -> None:
         interval = f"  [{found.low:.4f}, {found.high:.4f}]" if found.low is not None and found.high is not None else ""
         return f"{name:<22}{found.value:>10.4f}{interval}"
 
-    names = ("fvu", "l0", "ce_clean", "ce_increase", "ce_recovered", "kl", "kl_recovered", "dead", "dense")
+    names = (
+        "fvu",
+        "l0",
+        "ce_clean",
+        "ce_increase",
+        "ce_recovered",
+        "kl",
+        "kl_recovered",
+        "dead",
+        "dense",
+        "concept_auroc",
+        "concept_document_auroc",
+    )
     OUT.print("\n".join(line(name, found) for name in names if (found := getattr(quality, name)) is not None))
     for hook, fvu in quality.hook_fvu.items():
         OUT.print(f"{'fvu ' + hook:<22}{fvu:>10.4f}")

@@ -65,6 +65,13 @@ class Origin:
     """Id of the token."""
     kind: TokenKind
     """What the token is."""
+    held_out: bool
+    """Whether the document is kept from training."""
+
+    def __str__(self) -> str:
+        """The place in words, for messages."""
+        where = "before the text" if self.position is None else f"token {self.position:,}"
+        return f"document {self.document!r} ({self.domain}), {where}, id {self.token} ({self.kind})"
 
 
 def document_info(document: Document) -> DocumentInfo:
@@ -197,6 +204,7 @@ class Corpus:
             position=int(self.window_start[number]) + place if place >= 0 else None,
             token=int(self.window_tokens(number)[int(position)]),
             kind=self.window_kinds(number)[int(position)],
+            held_out=info.held_out,
         )
 
     def windows(self, numbers: Int[np.ndarray, " window"]) -> tuple[Int[np.ndarray, "window pos"], Bool[np.ndarray, "window pos"]]:

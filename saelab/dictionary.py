@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from saelab.errors import Corrupt, Invalid, NotFound
 from saelab.provenance import Provenance
 from saelab.registry import Registry
 from saelab.run import whole, write_atomically
+from saelab.tensors import checked_tensors, read_tensors
 from saelab.values import from_dict, to_dict
 
 FORMAT = 1
@@ -35,6 +35,9 @@ CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
 """Tensors of a saved dictionary."""
 _SAELENS = "6.54.12"
+Places = Literal["hook", "target", "hooks", "labelled"]
+"""On what a dictionary is trained: one hook's activations; those with another hook's as target; those of several hooks side by side; or
+one hook's with the label of a concept behind."""
 
 
 @dataclass(frozen=True)
@@ -165,8 +168,8 @@ class Trainable(Dictionary):
     """The value class of its settings."""
     config: Any
     """Its settings, a `Config`."""
-    places: ClassVar[Literal["hook", "target", "hooks"]] = "hook"
-    """Where it is trained: on one hook's activations; on one's, with another's as target; or on several, side by side."""
+    places: ClassVar[Places] = "hook"
+    """On what it is trained."""
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
     """Adam's decay rates that suit the architecture."""
 
@@ -179,6 +182,10 @@ class Trainable(Dictionary):
     def for_widths(cls, widths: Sequence[int], config: Any) -> Self:  # noqa: ANN401 - the class' own Config
         """A dictionary for the activations of some hooks, whose widths are given in the order in which a training row holds them."""
         return cls(widths[0], config)
+
+    def locate(self, origin: Provenance) -> None:
+        """Tells it where its training rows come from. Raises `Invalid` where they are not for it."""
+        self.provenance = origin
 
     @classmethod
     @abstractmethod
@@ -224,10 +231,11 @@ def save_dictionary(dictionary: Dictionary, folder: Path) -> None:
     """
     with whole(folder / WEIGHTS_FILE) as half:
         save_file({name: tensor.detach().float().contiguous().cpu() for name, tensor in dictionary.tensors().items()}, half)
-    write_atomically(folder / CONFIG_FILE, json.dumps(_settings(dictionary), indent=2) + "\n")
+    write_atomically(folder / CONFIG_FILE, json.dumps(settings_of(dictionary), indent=2) + "\n")
 
 
-def _settings(dictionary: Dictionary) -> dict[str, Any]:
+def settings_of(dictionary: Dictionary) -> dict[str, Any]:
+    """What the `cfg.json` of a dictionary says."""
     origin = dictionary.provenance
     known: dict[str, Any] = {}
     if origin is not None:
@@ -258,18 +266,49 @@ def load_dictionary(folder: Path) -> Dictionary:
     and `Invalid` if it needs a treatment of activations that saelab does not do.
     """
     file = folder / CONFIG_FILE
-    settings = _read_settings(file)
-    metadata = settings.get("metadata")
-    ours: dict[str, Any] = (metadata.get("saelab") if isinstance(metadata, dict) else None) or {}
+    if not file.is_file():
+        raise NotFound(f"No dictionary in {file.parent}: {file.name} is missing. Train one with: saelab train")
+    try:
+        settings = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise Corrupt(f"{file}: not JSON ({error}). Save the dictionary again.") from None
+    checked = checked_settings(settings, str(file))
+    return dictionary_of(checked, read_tensors(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
+
+
+def checked_settings(settings: object, where: str) -> dict[str, Any]:
+    """The contents of a `cfg.json`. Raises `Corrupt` naming `where` it stands if they are not those of a dictionary that saelab reads."""
+    expected = {"architecture": str, "d_in": int, "d_sae": int}
+    wrong = [name for name, kind in expected.items() if not isinstance(settings, dict) or not isinstance(settings.get(name), kind)]
+    if wrong:
+        raise Corrupt(
+            f"{where}: {' and '.join(wrong)} missing or of the wrong type. Expected architecture (text), d_in and d_sae (numbers)."
+        )
+    found = cast("dict[str, Any]", settings)
+    ours = _ours(found)
     if ours.get("format", FORMAT) != FORMAT:
-        raise Corrupt(f"{file}: metadata.saelab.format is {ours['format']}; this version of saelab reads format {FORMAT}. Update saelab.")
-    if "config" in ours:
-        settings["config"] = ours["config"]
-    weights = folder / WEIGHTS_FILE
-    dictionary = assemble(str(ours.get("architecture", settings["architecture"])), settings, read_tensors(weights), weights)
+        raise Corrupt(f"{where}: metadata.saelab.format is {ours['format']}; this version of saelab reads format {FORMAT}. Update saelab.")
+    return {**found, "config": ours["config"]} if "config" in ours else found
+
+
+def dictionary_of(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], file: Path) -> Dictionary:
+    """The dictionary of checked settings and of tensors from a file, with its provenance. Raises what `assemble` raises."""
+    ours = _ours(settings)
+    dictionary = assemble(kind_of(settings).architecture, settings, tensors, file)
     if ours.get("provenance") is not None:
         dictionary.provenance = from_dict(Provenance, ours["provenance"])
     return dictionary
+
+
+def kind_of(settings: Mapping[str, Any]) -> type[Dictionary]:
+    """The class of checked settings. Raises `NotFound` for an architecture that is not registered."""
+    name = str(_ours(settings).get("architecture", settings["architecture"]))
+    return DICTIONARIES[_LAYOUTS.get(name, name)]
+
+
+def _ours(settings: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = settings.get("metadata")
+    return (metadata.get("saelab") if isinstance(metadata, dict) else None) or {}
 
 
 def assemble(architecture: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], file: Path) -> Dictionary:
@@ -284,48 +323,8 @@ def assemble(architecture: str, settings: Mapping[str, Any], tensors: Mapping[st
             raise Invalid(
                 f"{file}: {name} is {settings[name]!r}; saelab reads only dictionaries saved with 'none', the treatment folded in."
             )
-    checked = _checked(file, tensors, kind.shapes_in(settings, tensors))
+    checked = checked_tensors(file, tensors, kind.shapes_in(settings, tensors))
     return kind.restored(settings, _conventional(kind, settings, checked))
-
-
-def _read_settings(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise NotFound(f"No dictionary in {file.parent}: {file.name} is missing. Train one with: saelab train")
-    try:
-        settings = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise Corrupt(f"{file}: not JSON ({error}). Save the dictionary again.") from None
-    expected = {"architecture": str, "d_in": int, "d_sae": int}
-    wrong = [name for name, kind in expected.items() if not isinstance(settings, dict) or not isinstance(settings.get(name), kind)]
-    if wrong:
-        raise Corrupt(
-            f"{file}: {' and '.join(wrong)} missing or of the wrong type. Expected architecture (text), d_in and d_sae (numbers)."
-        )
-    return cast("dict[str, Any]", settings)
-
-
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises `NotFound` or `Corrupt` naming it."""
-    if not file.is_file():
-        raise NotFound(f"{file} is missing, though its settings are there. Copy the whole folder, or train the dictionary again.")
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {name: cast("Tensor", opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as error:
-        raise Corrupt(f"{file}: truncated or not a safetensors file ({error}). Copy it again, or train the dictionary again.") from None
-
-
-def _checked(file: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    for name in sorted({*shapes, *tensors}):
-        if name not in tensors:
-            raise Corrupt(f"{file}: tensor {name} of shape {list(shapes[name])} is missing. It holds {', '.join(sorted(tensors))}.")
-        if name not in shapes:
-            raise Corrupt(f"{file}: unexpected tensor {name}. Expected {', '.join(sorted(shapes))}.")
-        if tuple(tensors[name].shape) != shapes[name]:
-            raise Corrupt(f"{file}: tensor {name} has shape {list(tensors[name].shape)}; its settings say {list(shapes[name])}.")
-        if not bool(tensors[name].isfinite().all()):
-            raise Corrupt(f"{file}: tensor {name} holds values that are not finite. Train the dictionary again.")
-    return {name: tensor.float() for name, tensor in tensors.items()}
 
 
 def _conventional(kind: type[Dictionary], settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from saelab import stages
 from saelab.activations.disk import DiskStore
 from saelab.console import OUT
 from saelab.corpus import Corpus
-from saelab.dictionary import save_dictionary
+from saelab.dictionary import Dictionary, Trainable, save_dictionary
 from saelab.errors import Conflict, Invalid
 from saelab.feeds import provenance_of
 from saelab.interop.base import Foreign, find_foreign, write_foreign
@@ -34,6 +34,8 @@ class ImportConfig:
     """Branch, tag or commit of the repository; none for the newest."""
     hook: str | None = None
     """Where the dictionary reads, in TransformerLens names; none for what its files say."""
+    target_hook: str | None = None
+    """Where a transcoder writes; none for what its files say."""
     model: str | None = None
     """The run's model, where the dictionary's files call it otherwise or name the model that it was tuned from."""
     prepend_bos: bool | None = None
@@ -41,9 +43,9 @@ class ImportConfig:
 
 
 def import_dictionary(run: Run, path: Path, config: ImportConfig) -> None:
-    """A dictionary of another library in `dictionaries/<source>/`, as if it had been trained there; its hook is captured if need be.
+    """A dictionary of another library in `dictionaries/<source>/`, as if it had been trained there; its hooks are captured if need be.
 
-    Raises `Invalid` where its files do not say the hook or it does not fit the run's activations, `Conflict` where it was made for another
+    Raises `Invalid` where its files do not say the hooks or it does not fit the run's activations, `Conflict` where it was made for another
     model or other windows, and what `find_foreign` raises.
     """
     folder = stages.source_folder(run, config.source)
@@ -54,13 +56,17 @@ def import_dictionary(run: Run, path: Path, config: ImportConfig) -> None:
     foreign = find_foreign(download(config.repo, str(path), config.revision) if config.repo else path)
     hook = _hook(run, foreign, config)
     dictionary = foreign.dictionary()
-    _check_width(run, hook, dictionary.d_in)
-    stages.capture_hook(run, hook)
-    dictionary.provenance = provenance_of(run.need("read").facts["model"], stored(run, (hook,)), hook)
+    target = _target(foreign, config, dictionary)
+    widths = {hook: dictionary.d_in, **({} if target is None else {target: dictionary.d_out})}
+    for name, width in widths.items():
+        _check_width(run, name, width, "reads" if name == hook else "writes")
+    for name in widths:
+        stages.capture_hook(run, name)
+    dictionary.locate(provenance_of(run.need("read").facts["model"], stored(run, tuple(widths)), hook, target))
     save_dictionary(dictionary, folder.path)
     facts = {
         "architecture": dictionary.architecture,
-        "model": dictionary.provenance.model,
+        "model": run.need("read").facts["model"],
         "hook": hook,
         "d_in": dictionary.d_in,
         "d_sae": dictionary.d_sae,
@@ -102,22 +108,34 @@ def _hook(run: Run, foreign: Foreign, config: ImportConfig) -> str:
     return hook
 
 
+def _target(foreign: Foreign, config: ImportConfig, dictionary: Dictionary) -> str | None:
+    """Where a transcoder writes; none for any other dictionary."""
+    if not (isinstance(dictionary, Trainable) and dictionary.places == "target"):
+        if config.target_hook is not None:
+            raise Invalid(f"{foreign.file.parent} holds a {dictionary.architecture}, which writes where it reads: leave --target-hook out.")
+        return None
+    target = config.target_hook or foreign.origin.target_hook
+    if target is None:
+        raise Invalid(f"{foreign.file.parent} does not say where the transcoder writes. Name it: --target-hook blocks.14.hook_mlp_out")
+    return target
+
+
 def _plain(model: str) -> str:
     """A model's name without owner, case and punctuation."""
     return re.sub(r"[^a-z0-9]", "", model.rsplit("/", 1)[-1].lower())
 
 
 @torch.inference_mode()
-def _check_width(run: Run, hook: str, d_in: int) -> None:
+def _check_width(run: Run, hook: str, wanted: int, does: Literal["reads", "writes"]) -> None:
     done = run.manifest("capture")
     if done and hook in done.facts["hooks"]:
         width = DiskStore(run.activations(hook)).d_in
     else:
         width = run_subject(run).activations(torch.tensor([[0]]), [hook])[hook].shape[-1]
-    if width != d_in:
+    if width != wanted:
         raise Invalid(
-            f"The dictionary reads activations of width {d_in}; those of {hook} in {run.path} have width {width}. Name the hook that it "
-            "was trained on with --hook, or read the corpus with its model."
+            f"The dictionary {does} activations of width {wanted}; those of {hook} in {run.path} have width {width}. Name the hook that it "
+            "was trained on with --hook (--target-hook), or read the corpus with its model."
         )
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from saelab.activations.base import ActivationStore
 from saelab.activations.buffer import BufferConfig, RingBuffer
+from saelab.activations.labelled import LabelledStore, LabelledStream
 from saelab.activations.shuffle import Shuffled
 from saelab.activations.stream import SubjectStore
 from saelab.activations.vectors import VECTORS, Vectors, VectorStore
@@ -47,6 +48,8 @@ class TrainStage:
     """Train one dictionary on the rows of `hook` and of the hooks beside it; it is then looked at where `hook` is."""
     vectors: Vectors | None = None
     """Train on vectors from a file, without subject and text; `hook` is then `vectors`."""
+    concept: tuple[str, ...] = ()
+    """Domains whose documents carry the concept that SCAR is taught; documents of the others do not."""
 
 
 class Reads(NamedTuple):
@@ -64,11 +67,13 @@ class Reads(NamedTuple):
     """The buffer, where they come straight from the subject."""
     vectors: Vectors | None
     """The file, where they come from no subject."""
+    concept: tuple[str, ...]
+    """Domains whose rows have the label of the concept."""
 
     @classmethod
     def of(cls, config: TrainStage) -> "Reads":
         """What a training reads."""
-        return cls(config.hook, config.target_hook, config.beside, config.pooled, config.stream, config.vectors)
+        return cls(config.hook, config.target_hook, config.beside, config.pooled, config.stream, config.vectors, config.concept)
 
     @property
     def hooks(self) -> tuple[str, ...]:
@@ -84,6 +89,9 @@ def check_hooks(config: TrainStage, kind: type[Trainable]) -> None:
     if (kind.places == "target") != (config.target_hook is not None):
         wrong = "writes at another hook: give target_hook" if kind.places == "target" else "writes where it reads: leave target_hook out"
         raise Invalid(f"A dictionary of the kind {name} {wrong}.")
+    if (kind.places == "labelled") != bool(config.concept):
+        wrong = "is taught a concept: name the domains that carry it in concept" if kind.places == "labelled" else "is taught no concept"
+        raise Invalid(f"A dictionary of the kind {name} {wrong}.")
     if config.pooled and (kind.places != "hook" or not config.beside):
         raise Invalid(
             f"Pooled rows need two hooks at least, and a dictionary that reads one at a time; {name} on {', '.join(hooks)} is not so."
@@ -91,8 +99,10 @@ def check_hooks(config: TrainStage, kind: type[Trainable]) -> None:
     if not config.pooled and (kind.places == "hooks") != bool(config.beside):
         wrong = "reads several hooks: name the others in beside" if kind.places == "hooks" else "reads one hook: leave beside out, or pool"
         raise Invalid(f"A dictionary of the kind {name} {wrong}.")
-    if config.vectors is not None and (hooks != (VECTORS,) or config.stream is not None):
-        raise Invalid(f"Vectors from a file come from no subject: give the hook as {VECTORS!r}, no other hook, and do not stream.")
+    if config.vectors is not None and (hooks != (VECTORS,) or config.stream is not None or config.concept):
+        raise Invalid(
+            f"Vectors from a file come from no subject: give the hook as {VECTORS!r}, no other hook, no concept, and do not stream."
+        )
 
 
 class Feed:
@@ -149,8 +159,10 @@ class Feed:
     def _batches(self, size: int, order: int) -> Batches:
         if self.reads.stream is not None:
             assert isinstance(self.store, SubjectStore), "a stream comes from a subject"
-            return RingBuffer(self.store, self.reads.stream.rows, size, order)
-        return Shuffled(self.store, size, order, None if self.reads.vectors else self.corpus)
+            stream = LabelledStream(self.store, self.corpus, self.reads.concept) if self.reads.concept else self.store
+            return RingBuffer(stream, self.reads.stream.rows, size, order)
+        store = LabelledStore(self.store, self.corpus, self.reads.concept) if self.reads.concept else self.store
+        return Shuffled(store, size, order, None if self.reads.vectors else self.corpus)
 
 
 def provenance_of(

@@ -90,6 +90,11 @@ class Lab:
         found = self.folder.need("train").config.get("vectors")
         return None if found is None else from_dict(Vectors, found)
 
+    @property
+    def concept(self) -> tuple[str, ...]:
+        """Domains whose documents carry the concept that the dictionary was taught; none but for SCAR."""
+        return tuple(self.folder.need("train").config.get("concept", ()))
+
     @cached_property
     def subject(self) -> Subject:
         """The model under study, in the number format that the run began with. Raises `Invalid` for a dictionary of bare vectors."""

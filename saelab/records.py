@@ -291,6 +291,11 @@ class Quality:
     """Increase of the next-token loss with the same baselines spliced in, nats."""
     hook_fvu: dict[str, float] = field(default_factory=dict[str, float])
     """FVU at each hook of a dictionary that has several; empty for one hook."""
+    concept_auroc: Estimate | None = None
+    """How well SCAR's first feature tells tokens of documents that carry its concept from others: area under the ROC curve, 1/2 by chance.
+    Null for another architecture, and where not both kinds of documents are held out."""
+    concept_document_auroc: Estimate | None = None
+    """The same for whole documents, each by the feature's largest activation in it."""
 
 
 @value

@@ -179,12 +179,7 @@ def _member(run: Run, config: TrainStage, sae: Any, feed: Feed) -> Member:  # no
         settings = replace(settings, precision="bf16" if feed.dtype == "bfloat16" else "fp32")
     kind, folder = architecture_of(sae), run.source(config.source)
     dictionary = kind.for_widths(widths_of(feed.store), sae).to(usable(config.device))
-    if dictionary.width != feed.store.d_in:
-        raise Invalid(
-            f"A dictionary of the kind {kind.architecture} reads rows of {dictionary.width} values: activations and a label behind them. A "
-            f"run's activations have no labels, {feed.store.d_in} values a row. Train it in Python: docs/training.md."
-        )
-    dictionary.provenance = feed.provenance()
+    dictionary.locate(feed.provenance())
     trainer = Trainer(dictionary, settings, folder.path, feed.evaluation(settings))
 
     def finished(trainer: Trainer) -> None:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.activations.forward import ForwardConfig
+from saelab.activations.labelled import LabelledStream
 from saelab.activations.stream import SubjectStore
 from saelab.errors import Conflict, Invalid
 from saelab.values import value
@@ -47,7 +48,7 @@ class RingBuffer:
     Raises `Invalid` for a buffer smaller than a batch, and for one that the memory does not hold, with how much is needed and free.
     """
 
-    def __init__(self, store: SubjectStore, rows: int, size: int, seed: int) -> None:
+    def __init__(self, store: SubjectStore | LabelledStream, rows: int, size: int, seed: int) -> None:
         self.store, self.size, self.seed = store, size, seed
         self.rows = min(rows, store.need_rows(False))
         if not 1 <= size <= self.rows:
@@ -106,7 +107,7 @@ class RingBuffer:
     def _fresh(self, count: int) -> Float[Tensor, "count d_in"]:
         """The next rows of the stream."""
         while len(self._coming) < count:
-            self._coming = torch.cat([self._coming, self.store.shuffled(self.seed, self._portion)])
+            self._coming = torch.cat([self._coming, self.store.shuffled(self.seed, self._portion).x])
             self._portion += 1
         fresh, self._coming = self._coming[:count], self._coming[count:]
         return fresh

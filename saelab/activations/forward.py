@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.activations.base import Chunk, StoreDtype, rows_of
-from saelab.activations.origin import origin
 from saelab.corpus import Corpus
 from saelab.errors import Invalid
 from saelab.values import value
@@ -119,7 +118,7 @@ class Forward:
         strange = ~norms.isfinite()
         if strange.any():
             row = int(strange.nonzero()[0])
-            place = origin(self.corpus, int(chunk.window[row]), int(chunk.position[row]))
+            place = self.corpus.origin(int(chunk.window[row]), int(chunk.position[row]))
             raise Invalid(
                 f"{self.subject.name} gives an activation at {hook} that is not finite: {place}; {int(strange.sum())} of the "
                 f"{len(norms)} rows read with it are like that. Run the subject in float32 (--subject.dtype float32), or leave out the "

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.activations.base import ActivationStore
-from saelab.activations.origin import origin
 from saelab.activations.prefetch import ahead
 from saelab.corpus import Corpus
 from saelab.errors import Invalid
@@ -102,7 +101,7 @@ class Shuffled:
         order = torch.randperm(sizes[group], generator=seeded(self.seed, epoch, group))
         entry, rest = _entry([counts[chunk] for chunk in groups[group]], int(order[rest]))
         window, position = (int(found[rest]) for found in self.store.places(groups[group][entry], False))
-        return str(origin(self.corpus, window, position)) if self.corpus else f"row {window} of the file"
+        return str(self.corpus.origin(window, position)) if self.corpus else f"row {window} of the file"
 
 
 def _entry(sizes: Sequence[int], number: int) -> tuple[int, int]:

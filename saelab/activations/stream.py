@@ -5,8 +5,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Int
 
 from saelab.activations.base import ActivationStore, Chunk
 from saelab.activations.forward import Captured, Forward, ForwardConfig
@@ -93,7 +92,7 @@ class SubjectStore(ActivationStore):
         chunks = [pieces[hook][0] for hook in self.hooks]
         return pooled(chunks) if self.pooled and len(chunks) > 1 else joined(chunks, self.policy.context)
 
-    def shuffled(self, seed: int, portion: int) -> Float[Tensor, "row d_in"]:
+    def shuffled(self, seed: int, portion: int) -> Chunk:
         """One portion of an endless stream of training rows: those of `shard_windows` random windows, in the order of the windows.
 
         In an epoch every window of the documents that are not held out comes once. Portions follow from seed and number alone. Raises
@@ -103,7 +102,7 @@ class SubjectStore(ActivationStore):
         size = self._forward.config.shard_windows
         epoch, part = divmod(portion, -(-len(self._train_windows) // size))
         order = torch.randperm(len(self._train_windows), generator=seeded(seed, epoch)).numpy()
-        return self.on(self._train_windows[order[part * size : (part + 1) * size]]).x
+        return self.on(self._train_windows[order[part * size : (part + 1) * size]])
 
     def _of_kind(self, windows: Int[np.ndarray, " window"], held_out: bool | None) -> Int[np.ndarray, " window"]:
         return windows if held_out is None else windows[self.corpus.window_held_out[windows] == held_out]

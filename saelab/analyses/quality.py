@@ -20,6 +20,7 @@ from torch import Tensor
 
 from saelab.activations.base import ActivationStore
 from saelab.activations.shuffle import first_rows
+from saelab.analyses.detection import detection
 from saelab.analyses.losses import Batch, loss_sums, some_windows
 from saelab.analyses.splices import Apply, Splice, constant, control, own, splice
 from saelab.baselines.pca import PCA
@@ -75,6 +76,7 @@ def evaluate(lab: Lab, config: EvaluateConfig) -> Quality:
         controls={name: _explained(lab, lab.store, found, mean, config.seed).fvu.value for name, found in controls.items()},
         control_ce_increase={},
     )
+    quality = replace(quality, **detection(lab, config.seed))
     return quality if lab.vectors is not None else _with_losses(quality, lab, mean, controls, config)
 
 

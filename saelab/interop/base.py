@@ -26,6 +26,8 @@ class Origin:
     """The subject, as the other library calls it."""
     hook: str | None = None
     """Where the dictionary reads, in TransformerLens names."""
+    target_hook: str | None = None
+    """Where a transcoder writes; none for any other dictionary."""
     prepend_bos: bool | None = None
     """Whether windows began with the beginning-of-sequence token."""
 

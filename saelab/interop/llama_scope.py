@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from saelab.dictionary import WEIGHTS_FILE, read_tensors
+from saelab.dictionary import WEIGHTS_FILE
 from saelab.errors import Corrupt, Invalid
 from saelab.interop.base import FORMATS, Foreign, Format, Origin, named, read_json
+from saelab.tensors import read_tensors
 
 _CONFIG = "config.json"
 _NAMES = {"W_E": "W_enc", "b_E": "b_enc", "W_D": "W_dec", "b_D": "b_dec"}

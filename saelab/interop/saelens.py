@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from saelab.dictionary import CONFIG_FILE, WEIGHTS_FILE, Dictionary, read_tensors, save_dictionary
+from saelab.dictionary import CONFIG_FILE, WEIGHTS_FILE, Dictionary, save_dictionary
 from saelab.errors import Invalid
 from saelab.interop.base import FORMATS, Foreign, Format, Origin, read_json
+from saelab.tensors import read_tensors
 
 _FOUR = ("W_enc", "b_enc", "W_dec", "b_dec")
 LAYOUTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -26,6 +27,7 @@ LAYOUTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "skip_transcoder": ("transcoder", (*_FOUR, "W_skip")),
     "jumprelu_transcoder": ("transcoder", (*_FOUR, "threshold")),
     "jumprelu_skip_transcoder": ("transcoder", (*_FOUR, "threshold", "W_skip")),
+    "matching_pursuit": ("itda", ("W_dec", "b_dec")),
 }
 """SAELens' architectures: the name under which saelab registers each, and the tensors of a file."""
 _TRAINED_AS = {"batchtopk": "batchtopk", "matryoshka_batchtopk": "matryoshka"}
@@ -55,6 +57,8 @@ class SAELens(Format):
         if layout not in LAYOUTS and layout not in _TRAINED_AS:
             raise Invalid(f"{file}: the architecture is {layout!r}; saelab reads {', '.join([*LAYOUTS, *_TRAINED_AS])} from SAELens.")
         _check(file, settings)
+        if layout == "matching_pursuit":
+            _check_pursuit(file, settings)
         tensors = _without_ones(path / WEIGHTS_FILE, read_tensors(path / WEIGHTS_FILE))
         settings, tensors = _scaled(path, settings, tensors)
         if "topk_threshold" in tensors:
@@ -67,6 +71,7 @@ class SAELens(Format):
             origin=Origin(
                 model=metadata.get("model_name"),
                 hook=metadata.get("hook_name"),
+                target_hook=metadata.get("hook_name_out") if layout.endswith("transcoder") else None,
                 prepend_bos=metadata.get("prepend_bos"),
             ),
             file=path / WEIGHTS_FILE,
@@ -109,6 +114,22 @@ def _check(file: Path, settings: Mapping[str, Any]) -> None:
         raise Invalid(f"{file}: the activation function is {activation!r}; saelab reads relu and topk.")
     if (settings.get("metadata") or {}).get("hook_head_index") is not None or settings.get("hook_head_index") is not None:
         raise Invalid(f"{file}: the dictionary reads one attention head (hook_head_index); saelab reads whole activations.")
+
+
+def _check_pursuit(file: Path, settings: Mapping[str, Any]) -> None:
+    """Ours goes a fixed number of rounds over directions of norm 1; SAELens' may also stop early. What is not said is SAELens' default."""
+    rounds = settings.get("max_iterations")
+    wrong = {
+        "residual_threshold is not 0": settings.get("residual_threshold", 0.01) != 0,
+        "stop_on_duplicate_support is true": settings.get("stop_on_duplicate_support", True),
+        f"max_iterations is not between 1 and d_sae, {settings['d_sae']}": not rounds or not 1 <= rounds <= settings["d_sae"],
+        "apply_b_dec_to_input is false": not settings.get("apply_b_dec_to_input", True),
+    }
+    found = [name for name, is_so in wrong.items() if is_so]
+    if found:
+        raise Invalid(
+            f"{file}: {', '.join(found)}; saelab's matching pursuit takes a fixed number of rounds from the activation less b_dec."
+        )
 
 
 def _without_ones(file: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 
 from safetensors.torch import save_file
 
-from saelab.dictionary import CONFIG_FILE, Dictionary, read_tensors
+from saelab.dictionary import CONFIG_FILE, Dictionary
 from saelab.errors import Invalid
 from saelab.interop.base import FORMATS, Foreign, Format, Origin, named, read_json
 from saelab.run import whole, write_atomically
+from saelab.tensors import read_tensors
 
 _WEIGHTS = "sae.safetensors"
 _NAMES = {"encoder.weight": "W_enc.T", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
@@ -28,6 +29,8 @@ _PLACES = {
     "self_attn": "hook_attn_out",
     "attention": "hook_attn_out",
 }
+_READ = {"hook_resid_post": "hook_resid_pre", "hook_mlp_out": "mlp.hook_in"}
+"""What goes into the module whose output each is; the input of attention behind its norm has no name here."""
 
 
 @FORMATS.register("sparsify")
@@ -60,7 +63,7 @@ class Sparsify(Format):
             architecture="transcoder" if transcoder or skip else "topk",
             settings=settings,
             tensors=tensors,
-            origin=_origin(path),
+            origin=_origin(path, transcoder),
             file=path / _WEIGHTS,
         )
 
@@ -91,10 +94,17 @@ class Sparsify(Format):
         write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
 
-def _origin(path: Path) -> Origin:
-    """The model of the run's config, and the hook that the folder's name stands for: `layers.5.mlp`."""
+def _origin(path: Path, transcoder: bool) -> Origin:
+    """The model of the run's config, and the hook that the folder's name stands for: `layers.5.mlp`.
+
+    A transcoder reads what goes into that module, and writes what comes out of it.
+    """
     run = path.resolve().parent / "config.json"
     model = read_json(run).get("model") if run.is_file() else None
     found = re.search(r"(?:layers|h)\.(\d+)(?:\.(\w+))?$", path.resolve().name)
     place = _PLACES.get(found[2]) if found else None
-    return Origin(model=model, hook=f"blocks.{found[1]}.{place}" if found and place else None)
+    out = f"blocks.{found[1]}.{place}" if found and place else None
+    if not transcoder:
+        return Origin(model=model, hook=out)
+    read = _READ.get(place) if place else None
+    return Origin(model=model, hook=f"blocks.{found[1]}.{read}" if found and read else None, target_hook=out)

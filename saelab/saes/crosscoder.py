@@ -17,14 +17,14 @@ SAELens has no crosscoder; the layout is `crosscoder`: a jumprelu file with `hoo
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saelab.affine import input_statistics
-from saelab.dictionary import DICTIONARIES
+from saelab.dictionary import DICTIONARIES, Places
 from saelab.errors import Invalid
 from saelab.saes.base import Selective, Task, Weights
 from saelab.saes.batchtopk import BatchTopK
@@ -37,7 +37,7 @@ class Crosscoder(BatchTopK):
 
     architecture: ClassVar[str] = "crosscoder"
     layout: ClassVar[str] = "crosscoder"
-    places: ClassVar[Literal["hook", "target", "hooks"]] = "hooks"
+    places: ClassVar[Places] = "hooks"
 
     @value
     class Config(BatchTopK.Config):

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from saelab.dictionary import DICTIONARIES, Losses
+from saelab.dictionary import DICTIONARIES, Losses, Places
 from saelab.saes.topk import TopK
 from saelab.values import value
 
@@ -22,6 +22,7 @@ class Scar(TopK):
     """A training row is an activation and, behind it, the label: above 0 where the concept is present, below where absent, 0 unknown."""
 
     architecture: ClassVar[str] = "scar"
+    places: ClassVar[Places] = "labelled"
 
     @value
     class Config(TopK.Config):

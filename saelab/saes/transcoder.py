@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from saelab.affine import input_statistics
-from saelab.dictionary import DICTIONARIES, Codes
+from saelab.dictionary import DICTIONARIES, Codes, Places
 from saelab.errors import Invalid
 from saelab.saes.base import FREE_NORM, Kept, Task, Weights, largest
 from saelab.saes.batchtopk import BatchTopK
@@ -40,7 +40,7 @@ class Transcoder(BatchTopK):
     architecture: ClassVar[str] = "transcoder"
     layout: ClassVar[str] = "jumprelu_transcoder"
     bias_is_read: ClassVar[bool] = False
-    places: ClassVar[Literal["hook", "target", "hooks"]] = "target"
+    places: ClassVar[Places] = "target"
 
     @value
     class Config(BatchTopK.Config):

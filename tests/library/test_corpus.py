@@ -273,10 +273,12 @@ def test_a_conversation_without_a_template_and_one_that_is_refused_are_told_with
 def test_every_position_is_traced_to_its_document(tmp_path: Path, bos: bool):
     corpus = _read(tmp_path, _text(25), _text(30, first=500), context=10 + bos, prepend_bos=bos, bos_id=7, special_ids=(512,))
     origin = corpus.origin(2, 2 + bos)
-    assert origin == Origin(document="d/1", domain="odd", position=2, token=502, kind="text")
-    assert corpus.origin(3, 2 + bos) == Origin(document="d/1", domain="odd", position=12, token=512, kind="special")
+    assert origin == Origin(document="d/1", domain="odd", position=2, token=502, kind="text", held_out=origin.held_out)
+    assert str(origin) == "document 'd/1' (odd), token 2, id 502 (text)"
+    held_out = origin.held_out
+    assert corpus.origin(3, 2 + bos) == Origin(document="d/1", domain="odd", position=12, token=512, kind="special", held_out=held_out)
     if bos:
-        assert corpus.origin(3, 0) == Origin(document="d/1", domain="odd", position=None, token=7, kind="bos")
+        assert corpus.origin(3, 0) == Origin(document="d/1", domain="odd", position=None, token=7, kind="bos", held_out=held_out)
 
 
 @value

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -6,11 +7,13 @@ import torch
 from folders import SOURCE, copied
 
 from saelab import stages
-from saelab.analyses.quality import EvaluateConfig
+from saelab.analyses.quality import EvaluateConfig, evaluate
 from saelab.errors import Conflict, Invalid, NotFound
 from saelab.exchange import ImportConfig, export_dictionary, import_dictionary
 from saelab.features.collect import CollectConfig
+from saelab.interop.base import write_foreign
 from saelab.lab import Lab
+from saelab.saes.transcoder import Transcoder
 
 HOOK = "blocks.1.hook_resid_post"
 
@@ -93,3 +96,36 @@ def test_a_dictionary_that_does_not_fit_is_refused_before_anything_is_captured(r
 def test_two_dictionaries_never_share_a_folder(run, foreign):
     with pytest.raises(Conflict, match="holds something already"):
         export_dictionary(run, SOURCE, foreign, "saelens")
+
+
+READ, WRITTEN = "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"
+
+
+@pytest.fixture(scope="module")
+def transcoder(tmp_path_factory):
+    """A transcoder as sparsify would have it, in a folder whose name says the module that it stands for."""
+    made = Transcoder(64, Transcoder.Config(d_sae=96, k=4, selection="topk"))
+    made.initialise(torch.randn(500, 128, generator=torch.Generator().manual_seed(0)), torch.Generator().manual_seed(0))
+    folder = tmp_path_factory.mktemp("foreign") / "layers.1.mlp"
+    write_foreign(made, folder, "sparsify")
+    return folder
+
+
+def test_a_transcoder_is_told_where_it_reads_and_where_it_writes(run, transcoder):
+    import_dictionary(run, transcoder, ImportConfig(source="across"))
+    lab = Lab(run, "across")
+    assert (lab.origin.hook, lab.origin.target_hook) == (READ, WRITTEN)
+    assert {READ, WRITTEN} <= set(run.need("capture").facts["hooks"])
+    assert lab.store.d_in == 128
+    assert evaluate(lab, EvaluateConfig(windows=8)).fvu.value > 0
+
+
+def test_a_transcoder_whose_target_is_not_known_is_refused_and_so_is_a_target_of_another_dictionary(run, foreign, transcoder, tmp_path):
+    nameless = shutil.copytree(transcoder, tmp_path / "nameless")
+    with pytest.raises(Invalid, match="does not say where the transcoder writes. Name it: --target-hook"):
+        import_dictionary(run, nameless, ImportConfig(source="lost", hook=READ))
+    with pytest.raises(Invalid, match=r"writes activations of width 64; those of blocks.1.mlp.hook_post .* have width"):
+        import_dictionary(run, nameless, ImportConfig(source="lost", hook=READ, target_hook="blocks.1.mlp.hook_post"))
+    with pytest.raises(Invalid, match="holds a topk, which writes where it reads"):
+        import_dictionary(run, foreign, ImportConfig(source="lost", hook=HOOK, target_hook=WRITTEN))
+    assert "lost" not in run.sources()

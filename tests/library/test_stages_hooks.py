@@ -161,7 +161,7 @@ WRONG = {
         stages.TrainStage(hook=POST, beside=(FIRST,), pooled=True, source="x"),
         Crosscoder.Config(**SMALL),
     ),
-    "scar reads rows of 65 values.* have no labels": (stages.TrainStage(hook=POST, source="x"), Scar.Config(**SMALL)),
+    "scar is taught a concept: name the domains": (stages.TrainStage(hook=POST, source="x"), Scar.Config(**SMALL)),
 }
 """What is said -> a training whose hooks do not suit the architecture."""
 

@@ -74,12 +74,12 @@ def test_an_epoch_gives_every_training_row_and_a_row_leaves_the_buffer_once(corp
     steps = 3 * total // SIZE
     out = torch.cat(taken(stream, steps))
     inside, coming = stream.state()["x"], stream.state()["coming"]
-    read = torch.cat([stream.store.shuffled(0, portion) for portion in range(int(stream.state()["place"][1]))])
+    read = torch.cat([stream.store.shuffled(0, portion).x for portion in range(int(stream.state()["place"][1]))])
     back = torch.cat([out, inside, coming])
     assert len(back) == len(read)
     assert sorted(map(tuple, back[:, :2].tolist())) == sorted(map(tuple, read[:, :2].tolist()))
     per_epoch = -(-int((~corpus.window_held_out).sum()) // 16)
-    epochs = [torch.cat([stream.store.shuffled(0, epoch * per_epoch + part) for part in range(per_epoch)]) for epoch in (0, 1)]
+    epochs = [torch.cat([stream.store.shuffled(0, epoch * per_epoch + part).x for part in range(per_epoch)]) for epoch in (0, 1)]
     assert [len(rows) for rows in epochs] == [total, total]
     assert not torch.equal(*epochs)
     assert sorted(map(tuple, epochs[0].tolist())) == sorted(map(tuple, epochs[1].tolist()))

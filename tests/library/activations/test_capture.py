@@ -138,7 +138,8 @@ def test_an_activation_that_is_not_finite_stops_with_its_origin(corpus: Corpus, 
     tokens, counted = corpus.windows(np.arange(corpus.num_windows))
     windows, positions = np.nonzero(counted & (tokens == ord("w")))
     key = corpus.document(corpus.window_document[windows[0]]).key
-    place = rf"document '{key}' .*, window {windows[0]}, position {positions[0]}, token id {ord('w')}"
+    at = f"{corpus.window_start[windows[0]] + positions[0]:,}"
+    place = rf"document '{key}' .*, token {at}, id {ord('w')} \(text\)"
     with pytest.raises(Invalid, match=rf"fake gives an activation at {HOOKS[0]} that is not finite: {place}"):
         capture(Broken(number), corpus, replace(CONFIG, massive=massive), folders)
     with pytest.raises(Invalid, match="not finite"):

@@ -13,7 +13,6 @@ from saelab.activations.capture import CaptureConfig, capture, capture_in_memory
 from saelab.activations.forward import ForwardConfig
 from saelab.activations.joined import JoinedStore
 from saelab.activations.memory import MemoryStore
-from saelab.activations.origin import origin
 from saelab.activations.pooled import PooledStore
 from saelab.activations.shuffle import batches, first_rows
 from saelab.activations.stream import SubjectStore
@@ -137,9 +136,10 @@ def test_every_row_can_be_traced_to_its_document_position_and_token(corpus: Corp
     for held_out in (True, False):
         chunk = next(store.chunks(held_out))
         for row in (0, len(chunk.x) - 1):
-            place = origin(corpus, int(chunk.window[row]), int(chunk.position[row]))
-            assert (place.held_out, place.token, place.position) == (held_out, int(chunk.x[row, 0]), int(chunk.x[row, 1]))
-            number = int(corpus.window_document[place.window])
+            window, position = int(chunk.window[row]), int(chunk.position[row])
+            place = corpus.origin(window, position)
+            assert (place.held_out, place.token, position) == (held_out, int(chunk.x[row, 0]), int(chunk.x[row, 1]))
+            number = int(corpus.window_document[window])
             assert (place.document, place.domain) == (corpus.document(number).key, corpus.document(number).domain)
-            at = int(corpus.window_start[place.window]) + place.position
-            assert int(corpus.document_tokens(number)[at]) == place.token
+            assert place.position == int(corpus.window_start[window]) + position
+            assert int(corpus.document_tokens(number)[place.position]) == place.token

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from saelab.baselines.itda import ITDA
 from saelab.dictionary import Provenance
 from saelab.errors import Conflict, Corrupt, Invalid, NotFound
 from saelab.interop.base import FORMATS, find_foreign, read_foreign, write_foreign
@@ -20,7 +21,7 @@ from saelab.testing import planted, small
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "interop"
 HELD = {
-    "saelens": (TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU, Standard, Gated),
+    "saelens": (TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU, Standard, Gated, ITDA),
     "sparsify": (TopK,),
     "dictionary_learning": (TopK, BatchTopK, Matryoshka, JumpReLU, Standard, Gated),
 }
@@ -153,3 +154,21 @@ def test_the_hub_offline_is_told_with_what_to_download(monkeypatch, tmp_path):
 
 def test_every_format_names_its_files():
     assert all(FORMATS[name].files for name in FORMATS)
+
+
+PURSUITS = [
+    ({"residual_threshold": 0.01}, "residual_threshold is not 0;"),
+    ({"stop_on_duplicate_support": True}, "stop_on_duplicate_support is true;"),
+    ({"max_iterations": None}, "max_iterations is not between 1 and d_sae, 48;"),
+    ({"max_iterations": 49, "apply_b_dec_to_input": False}, "max_iterations is not .*, apply_b_dec_to_input is false;"),
+]
+
+
+@pytest.mark.parametrize(("fields", "said"), PURSUITS)
+def test_a_matching_pursuit_that_stops_otherwise_is_refused(tmp_path, fields, said):
+    write_foreign(small(ITDA), tmp_path, "saelens")
+    file = tmp_path / "cfg.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({**settings, "d_sae": 48, **fields}))
+    with pytest.raises(Invalid, match=said):
+        read_foreign(tmp_path)
