@@ -122,6 +122,10 @@ class Dictionary(nn.Module, ABC):
         norms = x.float().norm(dim=-1)
         return torch.ones_like(norms, dtype=torch.bool) if limit is None else norms <= limit
 
+    def locate(self, origin: Provenance) -> None:
+        """Tells it where its activations come from. Raises `Invalid` where they are not for it."""
+        self.provenance = origin
+
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """What SAELens' `cfg.json` says beyond the sizes, such as k."""
@@ -182,10 +186,6 @@ class Trainable(Dictionary):
     def for_widths(cls, widths: Sequence[int], config: Any) -> Self:  # noqa: ANN401 - the class' own Config
         """A dictionary for the activations of some hooks, whose widths are given in the order in which a training row holds them."""
         return cls(widths[0], config)
-
-    def locate(self, origin: Provenance) -> None:
-        """Tells it where its training rows come from. Raises `Invalid` where they are not for it."""
-        self.provenance = origin
 
     @classmethod
     @abstractmethod
