@@ -101,6 +101,10 @@ class Dictionary(nn.Module, ABC):
         del x  # only a skip connection uses it
         return self.decode(codes)
 
+    def locate(self, origin: Provenance) -> None:
+        """Tells it where its activations come from. Raises `Invalid` where it is not for them."""
+        self.provenance = origin
+
     @property
     def d_out(self) -> int:
         """Width of what it writes; that of what it reads, but for a transcoder."""
@@ -182,10 +186,6 @@ class Trainable(Dictionary):
     def for_widths(cls, widths: Sequence[int], config: Any) -> Self:  # noqa: ANN401 - the class' own Config
         """A dictionary for the activations of some hooks, whose widths are given in the order in which a training row holds them."""
         return cls(widths[0], config)
-
-    def locate(self, origin: Provenance) -> None:
-        """Tells it where its training rows come from. Raises `Invalid` where they are not for it."""
-        self.provenance = origin
 
     @classmethod
     @abstractmethod
