@@ -101,6 +101,10 @@ class Dictionary(nn.Module, ABC):
         del x  # only a skip connection uses it
         return self.decode(codes)
 
+    def locate(self, origin: Provenance) -> None:
+        """Tells it where its activations come from. Raises `Invalid` where it is not for them."""
+        self.provenance = origin
+
     @property
     def d_out(self) -> int:
         """Width of what it writes; that of what it reads, but for a transcoder."""

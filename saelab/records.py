@@ -292,8 +292,7 @@ class Quality:
     hook_fvu: dict[str, float] = field(default_factory=dict[str, float])
     """FVU at each hook of a dictionary that has several; empty for one hook."""
     concept_auroc: Estimate | None = None
-    """How well SCAR's first feature tells tokens of documents that carry its concept from others: area under the ROC curve, 1/2 by chance.
-    Null for another architecture, and where not both kinds of documents are held out."""
+    """AUROC of SCAR's first feature: tokens of held-out documents that carry its concept against those of the others; 1/2 is chance."""
     concept_document_auroc: Estimate | None = None
     """The same for whole documents, each by the feature's largest activation in it."""
 

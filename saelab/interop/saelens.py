@@ -32,6 +32,8 @@ LAYOUTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 """SAELens' architectures: the name under which saelab registers each, and the tensors of a file."""
 _TRAINED_AS = {"batchtopk": "batchtopk", "matryoshka_batchtopk": "matryoshka"}
 _RENAMED = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
+_UNIT = 1e-3
+"""How far from 1 the norm of a row may lie that counts as 1."""
 _SCALER = "activation_scaler.json"
 
 
@@ -58,7 +60,7 @@ class SAELens(Format):
             raise Invalid(f"{file}: the architecture is {layout!r}; saelab reads {', '.join([*LAYOUTS, *_TRAINED_AS])} from SAELens.")
         _check(file, settings)
         if layout == "matching_pursuit":
-            _check_pursuit(file, settings)
+            _check_pursuit(file, settings, read_tensors(path / WEIGHTS_FILE))
         tensors = _without_ones(path / WEIGHTS_FILE, read_tensors(path / WEIGHTS_FILE))
         settings, tensors = _scaled(path, settings, tensors)
         if "topk_threshold" in tensors:
@@ -116,13 +118,14 @@ def _check(file: Path, settings: Mapping[str, Any]) -> None:
         raise Invalid(f"{file}: the dictionary reads one attention head (hook_head_index); saelab reads whole activations.")
 
 
-def _check_pursuit(file: Path, settings: Mapping[str, Any]) -> None:
+def _check_pursuit(file: Path, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Ours goes a fixed number of rounds over directions of norm 1; SAELens' may also stop early. What is not said is SAELens' default."""
     rounds = settings.get("max_iterations")
     wrong = {
         "residual_threshold is not 0": settings.get("residual_threshold", 0.01) != 0,
         "stop_on_duplicate_support is true": settings.get("stop_on_duplicate_support", True),
         f"max_iterations is not between 1 and d_sae, {settings['d_sae']}": not rounds or not 1 <= rounds <= settings["d_sae"],
+        "rows of W_dec are not of norm 1": bool(((tensors["W_dec"].float().norm(dim=1) - 1).abs() > _UNIT).any()),
         "apply_b_dec_to_input is false": not settings.get("apply_b_dec_to_input", True),
     }
     found = [name for name, is_so in wrong.items() if is_so]

@@ -76,7 +76,7 @@ class Residual(Trainable):
         self.d_in, self.d_sae = d_in, self.num_frozen + self.new.d_sae
 
     def locate(self, origin: Provenance) -> None:
-        """Tells it where its training rows come from. Raises `Invalid` for another hook than the frozen part's."""
+        """Tells it where its activations come from. Raises `Invalid` for another hook than the frozen part's."""
         known = None if self.base is None else self.base.provenance
         if known is not None and not {*origin.hooks} <= {*known.hooks}:
             raise Invalid(

@@ -8,6 +8,7 @@ from folders import SOURCE, copied
 
 from saelab import stages
 from saelab.analyses.quality import EvaluateConfig, evaluate
+from saelab.baselines.itda import ITDA
 from saelab.errors import Conflict, Invalid, NotFound
 from saelab.exchange import ImportConfig, export_dictionary, import_dictionary
 from saelab.features.collect import CollectConfig
@@ -129,3 +130,11 @@ def test_a_transcoder_whose_target_is_not_known_is_refused_and_so_is_a_target_of
     with pytest.raises(Invalid, match="holds a topk, which writes where it reads"):
         import_dictionary(run, foreign, ImportConfig(source="lost", hook=HOOK, target_hook=WRITTEN))
     assert "lost" not in run.sources()
+
+
+def test_a_matching_pursuit_of_saelens_comes_in_as_itda(run, tmp_path):
+    rows = torch.cat([chunk.x for chunk in Lab(run, SOURCE).store.chunks()]).float()
+    write_foreign(ITDA.fit(rows, k=4, d_sae=96), tmp_path / "pursuit", "saelens")
+    import_dictionary(run, tmp_path / "pursuit", ImportConfig(source="pursuit", hook=HOOK))
+    assert isinstance(Lab(run, "pursuit").dictionary, ITDA)
+    assert evaluate(Lab(run, "pursuit"), EvaluateConfig(windows=8)).fvu.value < 1

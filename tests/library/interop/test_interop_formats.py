@@ -172,3 +172,17 @@ def test_a_matching_pursuit_that_stops_otherwise_is_refused(tmp_path, fields, sa
     file.write_text(json.dumps({**settings, "d_sae": 48, **fields}))
     with pytest.raises(Invalid, match=said):
         read_foreign(tmp_path)
+
+
+def test_directions_that_are_not_of_norm_1_are_refused_in_a_matching_pursuit(tmp_path):
+    dictionary = small(ITDA)
+    dictionary.decoder.mul_(2)
+    write_foreign(dictionary, tmp_path, "saelens")
+    with pytest.raises(Invalid, match="rows of W_dec are not of norm 1;"):
+        read_foreign(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "found"), [("transcoder", "blocks.1.hook_mlp_out"), ("topk", None)])
+def test_saelens_says_where_a_transcoder_writes(tmp_path, name, found):
+    metadata = {"sae_lens_version": "6.54.12", "hook_name": "blocks.1.mlp.hook_in", "hook_name_out": "blocks.1.hook_mlp_out"}
+    assert find_foreign(changed(tmp_path, f"saelens/{name}", metadata=metadata)).origin.target_hook == found

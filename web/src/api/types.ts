@@ -975,6 +975,10 @@ export interface components {
             hook_fvu: {
                 [key: string]: number;
             };
+            /** @description AUROC of SCAR's first feature: tokens of held-out documents that carry its concept against those of the others; 1/2 is chance. */
+            concept_auroc: components["schemas"]["Estimate"] | null;
+            /** @description The same for whole documents, each by the feature's largest activation in it. */
+            concept_document_auroc: components["schemas"]["Estimate"] | null;
         };
         /**
          * RunSummary
