@@ -88,6 +88,10 @@ class Dictionary(nn.Module, ABC):
     provenance: Provenance | None = None
     """Where its activations come from; none for one that was never given a subject."""
 
+    def locate(self, origin: Provenance) -> None:
+        """Tells it where its activations come from. Raises `Invalid` where they are not for it."""
+        self.provenance = origin
+
     @abstractmethod
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
         """Feature activations of raw activations."""
