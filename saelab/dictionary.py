@@ -105,10 +105,6 @@ class Dictionary(nn.Module, ABC):
         del x  # only a skip connection uses it
         return self.decode(codes)
 
-    def locate(self, origin: Provenance) -> None:
-        """Tells it where its activations come from. Raises `Invalid` where it is not for them."""
-        self.provenance = origin
-
     @property
     def d_out(self) -> int:
         """Width of what it writes; that of what it reads, but for a transcoder."""
@@ -129,10 +125,6 @@ class Dictionary(nn.Module, ABC):
         limit = None if self.provenance is None else self.provenance.max_norm
         norms = x.float().norm(dim=-1)
         return torch.ones_like(norms, dtype=torch.bool) if limit is None else norms <= limit
-
-    def locate(self, origin: Provenance) -> None:
-        """Tells it where its activations come from. Raises `Invalid` where they are not for it."""
-        self.provenance = origin
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
