@@ -19,16 +19,19 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, RED, GREY = "#0072B2", "#E69F00", "#009E73", "
 _GRID = "rgba(136, 136, 136, 0.25)"
 _BINS_A_DECADE = 5
 _EVALUATED = "eval/"
-_NOT_DRAWN = ("lr", "tokens_per_second")
+_EVALUATIONS = ("eval/fvu", "eval/ce_increase")
+_NOT_DRAWN = ("lr", "tokens_per_second", "loss", "reconstruction")
 
 
 def training_curves(rows: Sequence[LogRow]) -> go.Figure:
     """The logged metrics of a training run against the activations seen: a line each, switched on and off in the legend.
 
-    What was measured on held-out documents (`eval/fvu`) is dotted with a mark at each evaluation, in the colour of the training's own.
-    Losses, FVU, L0 and dead share differ by orders of magnitude, so the vertical axis is logarithmic: a value of 0 leaves a gap.
+    FVU and loss increase on held-out documents are dotted with a mark at each evaluation, in the colour of the training's own. The log holds
+    more: the losses that say the same as FVU are not drawn, nor are the other evaluations. Losses, FVU, L0 and dead share differ by orders
+    of magnitude, so the vertical axis is logarithmic: a value of 0 leaves a gap.
     """
-    names = sorted({name for row in rows for name in row.metrics if name not in _NOT_DRAWN})
+    logged = sorted({name for row in rows for name in row.metrics if name not in _NOT_DRAWN})
+    names = [name for name in logged if name in _EVALUATIONS or not name.startswith(_EVALUATED)]
     figure = _figure("Training", "activations seen", "value, log scale")
     colours = {name: _colour(number) for number, name in enumerate(dict.fromkeys(name.removeprefix(_EVALUATED) for name in names))}
     for name in names:

@@ -21,7 +21,7 @@ from saelab.kernels.sparse import batch_topk_indices, gather_dot
 from saelab.saes.base import Kept, Selective, Weights
 from saelab.values import value
 
-_FOLLOW = 0.01
+_FOLLOW = 0.05
 """How far the threshold moves at each step towards the smallest activation that the batch kept."""
 _FIRST_ROWS = 4096
 """Rows of the sample from which the threshold is set before the first step."""

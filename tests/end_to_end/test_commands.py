@@ -123,11 +123,11 @@ def test_train_makes_a_dictionary_from_a_file_of_ones_own(saelab, tmp_path, kind
 def test_sweep_trains_a_grid_at_two_hooks_in_one_pass(saelab, tmp_path):
     run = Run(tmp_path / "run")
     assert saelab("read", run.path, "--model", "toy", "texts:toy", "--texts.num-documents", 40).code == 0
-    grid = ("--k", 2, 4, "--seed", 0, 1, "--vary", "auxk=0", "--also", "jumprelu", "--train.steps", 6, "--train.batch-size", 64)
+    grid = ("--k", 2, 4, "--seed", 0, 1, "--vary", "auxk=0", "--also", "standard", "--train.steps", 6, "--train.batch-size", 64)
     ended = saelab("sweep", run.path, "--hook", HOOK, "blocks.0.hook_mlp_out", *grid, "sae:topk", "--sae.d-sae", 32)
     assert ended.code == 0, ended.err
     topk = [f"{place}-topk-k{k}-s{seed}-auxk0" for place in ("1-res", "0-mlp") for k in (2, 4) for seed in (0, 1)]
-    others = [f"{place}-jumprelu-s{seed}" for place in ("1-res", "0-mlp") for seed in (0, 1)]
+    others = [f"{place}-standard-s{seed}" for place in ("1-res", "0-mlp") for seed in (0, 1)]
     assert {Path(line).name for line in ended.out.split()} == set(run.sources()) == {*topk, *others}
     assert run.need("capture").facts["hooks"] == [HOOK, "blocks.0.hook_mlp_out"]
     refused = saelab("sweep", run.path, "--hook", HOOK, "--vary", "auxkk=0", "sae:topk")

@@ -123,7 +123,7 @@ def test_what_needs_text_says_so(vectors: Run):
 def test_vectors_have_no_hook_and_no_stream(tmp_path: Path):
     file = Vectors(file=str(tmp_path / "x.npy"))
     for wrong in ({"vectors": file}, {"vectors": file, "hook": "vectors", "stream": BUFFER}):
-        with pytest.raises(Invalid, match="give the hook as 'vectors', no other hook, and do not stream"):
+        with pytest.raises(Invalid, match="give the hook as 'vectors', no other hook, no concept, and do not stream"):
             stages.train(Run(tmp_path), replace(RECIPE.train, **wrong), RECIPE.sae)
 
 
