@@ -26,9 +26,9 @@ _NOT_DRAWN = ("lr", "tokens_per_second", "loss", "reconstruction")
 def training_curves(rows: Sequence[LogRow]) -> go.Figure:
     """The logged metrics of a training run against the activations seen: a line each, switched on and off in the legend.
 
-    FVU and loss increase on held-out documents are dotted with a mark at each evaluation, in the colour of the training's own. The log holds
-    more: the losses that say the same as FVU are not drawn, nor are the other evaluations. Losses, FVU, L0 and dead share differ by orders
-    of magnitude, so the vertical axis is logarithmic: a value of 0 leaves a gap.
+    FVU and loss increase on held-out documents are dotted with a mark at each evaluation, in the colour of the training's own. The log
+    holds more: the losses that say the same as FVU are not drawn, nor are the other evaluations. Losses, FVU, L0 and dead share differ by
+    orders of magnitude, so the vertical axis is logarithmic: a value of 0 leaves a gap.
     """
     logged = sorted({name for row in rows for name in row.metrics if name not in _NOT_DRAWN})
     names = [name for name in logged if name in _EVALUATIONS or not name.startswith(_EVALUATED)]

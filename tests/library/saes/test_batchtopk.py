@@ -26,6 +26,6 @@ def test_the_threshold_follows_the_smallest_activation_that_is_kept():
     smallest = (sae.centred(rows) @ encoder.T + bias).flatten().topk(L0 * len(rows)).values.min() / sae.scale
     sae.losses(rows, torch.arange(0), 1.0)
     sae.after_step()
-    assert torch.allclose(sae.threshold, before + 0.01 * (smallest - before))
+    assert torch.allclose(sae.threshold, before + 0.05 * (smallest - before))
     sae.threshold.copy_(smallest)
     assert abs(float(sae.encode(rows).l0().mean()) - L0) < 0.01
