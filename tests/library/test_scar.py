@@ -1,6 +1,7 @@
 """SCAR: what its first feature learns, and from what."""
 
 import torch
+from oracles import assert_finite_differences_agree
 from torch.nn import functional
 
 from saelab.saes.scar import Scar
@@ -54,3 +55,10 @@ def test_the_first_feature_tells_the_concept_on_rows_it_never_saw():
     assert float(higher) > 0.98
     fires = (sae.encode(x).dense()[:, 0] > 0).double()
     assert float(fires[label].mean()) > 20 * float(fires[~label].mean())
+
+
+def test_the_gradient_of_the_concept_term_is_that_of_finite_differences():
+    rows = labelled(40, seed=1, known=0.5)[0].double()
+    sae = Scar(D_IN, Scar.Config(d_sae=NUM_FEATURES, k=L0)).double()
+    sae.initialise(rows, torch.Generator().manual_seed(0))
+    assert_finite_differences_agree(sae, rows, "concept", ("encoder", "b_enc", "b_dec"))
