@@ -60,8 +60,7 @@ def import_dictionary(run: Run, path: Path, config: ImportConfig) -> None:
     widths = {hook: dictionary.d_in, **({} if target is None else {target: dictionary.d_out})}
     for name, width in widths.items():
         _check_width(run, name, width, "reads" if name == hook else "writes")
-    for name in widths:
-        stages.capture_hook(run, name)
+    stages.capture_hooks(run, tuple(widths))
     dictionary.locate(provenance_of(run.need("read").facts["model"], stored(run, tuple(widths)), hook, target))
     save_dictionary(dictionary, folder.path)
     facts = {

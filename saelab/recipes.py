@@ -1,7 +1,7 @@
 """Recipes: a config for every stage. A recipe is a function; a variation calls one and replaces a field."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from saelab import stages
@@ -20,7 +20,6 @@ from saelab.texts.base import TextSource
 from saelab.texts.bundled import Bundled
 from saelab.texts.toy import ToyTexts
 from saelab.training import TrainConfig
-from saelab.values import from_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +111,7 @@ def prepared(
         )
     hook = hook or middle_hook(run)
     if captured:
-        earlier = run.manifest("capture")  # as the run's other hooks were captured, where it has any
-        config = from_dict(CaptureConfig, earlier.config) if earlier else CaptureConfig(hooks=(hook,))
-        stages.capture(run, replace(config, hooks=(hook, *others)))
+        stages.capture_hooks(run, (hook, *others))
     return hook
 
 

@@ -131,11 +131,11 @@ def capture(run: Run, config: CaptureConfig) -> None:
     run.finish("capture", replace(config, hooks=tuple(hooks)), {"hooks": hooks, "num_rows": rows}, began)
 
 
-def capture_hook(run: Run, hook: str) -> None:
-    """Captures one hook as the run's other hooks were captured, where it has any."""
+def capture_hooks(run: Run, hooks: Sequence[str]) -> None:
+    """Captures hooks as the run's other hooks were captured, where it has any."""
     done = run.manifest("capture")
-    config = from_dict(CaptureConfig, done.config) if done else CaptureConfig(hooks=(hook,))
-    capture(run, replace(config, hooks=(hook,)))
+    config = from_dict(CaptureConfig, done.config) if done else CaptureConfig(hooks=tuple(hooks))
+    capture(run, replace(config, hooks=tuple(hooks)))
 
 
 def source_folder(run: Run, source: str) -> Stages:

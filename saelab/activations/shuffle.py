@@ -71,7 +71,7 @@ def batches(
                 gathered, lacking, step = [], size, step + 1
                 if step == steps:
                     return
-        del group, order  # before the next group is read: both may not fit
+        del group, order  # before the group after the next is read: three may not fit
 
 
 @dataclass(frozen=True)

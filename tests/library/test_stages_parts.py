@@ -143,7 +143,7 @@ def test_both_parts_are_one_dictionary_to_every_stage(run, tmp_path):
 def test_a_frozen_part_of_another_hook_is_refused(run, tmp_path):
     copy = copied(run, tmp_path / "run")
     other = "blocks.0.hook_resid_post"
-    stages.capture_hook(copy, other)
+    stages.capture_hooks(copy, (other,))
     sae = Residual.Config(base=str(copy.source(SOURCE).path), d_sae=32, k=2)
     with pytest.raises(Invalid, match=f"was trained on {HOOK}, and not on {other}"):
         stages.train(copy, replace(RECIPE.train, hook=other, source="x"), sae)
