@@ -38,6 +38,9 @@ class BatchTopK(Selective):
     class Config(Selective.Config):
         """Settings of a BatchTopK SAE; `k` is the mean number of active features."""
 
+        auxk: float = 1 / 4
+        """Weight of the term that revives dead features; with the published 1/32 some stay dead where k is 64 (docs/decisions/0006)."""
+
     def __init__(self, d_in: int, config: Config) -> None:
         super().__init__(d_in, config)
         self.threshold: Tensor

@@ -10,7 +10,7 @@ def test_batchtopk_follows_a_dense_float64_version():
         pre = world.pre(world.x)
         keep = torch.zeros_like(pre).flatten().scatter(0, pre.flatten().topk(L0 * len(pre)).indices, 1.0).view_as(pre)
         error = world.x - (pre.relu() * keep) @ world.decoder
-        return {"reconstruction": error.square().mean(), "auxk": world.auxk(error, k_aux=6)}
+        return {"reconstruction": error.square().mean(), "auxk": world.auxk(error, k_aux=6, weight=1 / 4)}
 
     assert_follows(*made(BatchTopK, k=L0, k_aux=6), oracle)
 
