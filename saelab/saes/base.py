@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from saelab.affine import Affine, input_statistics
 from saelab.dictionary import Losses, Trainable
 from saelab.errors import Invalid
-from saelab.kernels.sparse import gather_dot, gather_sum, topk_indices
+from saelab.kernels.sparse import gather_dot, gather_sum, mean_square, moved_bias, topk_indices
 from saelab.values import from_dict, to_dict, value
 
 FREE_NORM = 0.1
@@ -46,15 +46,17 @@ class Task(NamedTuple):
     """What a batch asks of the features, in the space that the weights are trained in."""
 
     x: Float[Tensor, "row d_in"]
-    """What the encoder reads, centred."""
+    """What the encoder reads, centred; without gradient."""
     wanted: Float[Tensor, "row d_out"]
     """What the features should write, less what is written without them."""
     weights: Weights
     """Weights for this space."""
+    offset: Float[Tensor, " d_in"] | None
+    """What x was centred by, where that is learnt."""
     target: Float[Tensor, "row d_out"]
     """Raw activations that the dictionary should write."""
-    unit: Tensor | float = 1.0
-    """How much a unit of `wanted` is in raw activations."""
+    unit: Tensor | None = None
+    """How much a unit of `wanted` is in raw activations; none for 1."""
 
 
 class SAE(Affine, Trainable):
@@ -96,22 +98,13 @@ class SAE(Affine, Trainable):
         self.b_dec.copy_(mean / scale)
         self.scale.copy_(scale)
 
-    @torch.no_grad()
-    def before_step(self) -> None:
-        """Takes the part along the decoder's rows out of their gradient, where their norm is fixed: a step must turn them alone."""
-        if self.config.decoder == "unit" and self.decoder.grad is not None:
-            along = (self.decoder.grad * self.decoder).sum(1, keepdim=True)
-            self.decoder.grad.addcmul_(along, self.decoder, value=-1.0)
-
-    @torch.no_grad()
-    def after_step(self) -> None:
-        """Brings the decoder's rows back to norm 1, where it is fixed."""
-        if self.config.decoder == "unit":
-            self.decoder.div_(self.decoder.norm(dim=1, keepdim=True))
+    def unit_rows(self) -> tuple[nn.Parameter, ...]:
+        """The decoder, where its rows have norm 1."""
+        return (self.decoder,) if self.config.decoder == "unit" else ()
 
     def relative(self, residual: Float[Tensor, "row d_out"]) -> Float[Tensor, ""]:
         """Mean square of a residual over the variance of what is wanted."""
-        return (residual / self.scale).square().mean()
+        return mean_square(residual) / self.scale**2
 
     def default_lr(self) -> float:
         """`rate` at 16,384 features, falling with the root of their number (Gao et al. 2024, section 3)."""
@@ -143,6 +136,7 @@ class Selective(SAE):
     """
 
     betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
+    recordable: ClassVar[bool] = True
     rate: ClassVar[float] = 9e-4  # 4.5 times what is published: rows of norm 1 turn slowly (docs/benchmarks/2026-11-22-quality.md)
 
     @value
@@ -165,7 +159,7 @@ class Selective(SAE):
     def task(self, rows: Float[Tensor, "row width"]) -> Task:
         """What training rows ask: to write what was read."""
         x = self.centred(rows)
-        return Task(x=x, wanted=x, weights=Weights(*self.weights()), target=rows.to(x.dtype))
+        return Task(x=x.detach(), wanted=x, weights=Weights(*self.weights()), offset=self.offset(), target=rows.to(x.dtype))
 
     @abstractmethod
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
@@ -173,14 +167,16 @@ class Selective(SAE):
 
     def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float) -> Losses:
         """Squared error over the inputs' variance, and the auxiliary term where features are dead."""
-        x, wanted, weights, target, unit = self.task(rows)
-        kept = self.select(x, weights)
-        terms, residual = self.errors(wanted, kept, weights)
+        x, wanted, weights, offset, target, unit = self.task(rows)
+        moved = weights if offset is None else weights._replace(bias=moved_bias(weights.bias, offset, weights.encoder))
+        kept = self.select(x, moved)
+        terms, residual = self.errors(wanted, kept, moved)
         if len(dead) and self.config.auxk > 0:
             terms["auxk"] = self.config.auxk * auxiliary(x, residual, weights, dead, self.config.k_aux)
         fired = (kept.values.detach() != 0).to(x.dtype).flatten()
         active = torch.zeros_like(self.b_enc, requires_grad=False).index_add_(0, kept.indices.flatten(), fired)
-        return Losses(terms=terms, active=active, reconstruction=(target - residual * unit).detach(), target=target)
+        residual = residual.detach()
+        return Losses(terms=terms, active=active, residual=residual if unit is None else residual * unit, target=target)
 
     def errors(
         self, wanted: Float[Tensor, "row d_out"], kept: Kept, weights: Weights
@@ -205,18 +201,22 @@ class Selective(SAE):
 def largest(x: Float[Tensor, "row d_in"], weights: Weights, k: int) -> Kept:
     """The k largest pre-activations of each row, where they are positive."""
     indices = topk_indices(x, weights.encoder, weights.bias, k)
-    return Kept(functional.relu(gather_dot(x, weights.encoder, indices) + weights.bias[indices]), indices)
+    return Kept(functional.relu(gather_dot(x, weights.encoder, indices, bias=weights.bias)), indices)
 
 
 def auxiliary(x: Float[Tensor, "row d_in"], residual: Float[Tensor, "row d_out"], weights: Weights, dead: Tensor, k: int | None) -> Tensor:
     """How badly the k dead features that come closest to being active explain what the others leave: 1 if not at all.
 
     Its gradient reaches their encoder and decoder rows, and nothing else. Without k they are half the width, rounded to a power of two.
+    Entries of `dead` below 0 stand for no feature.
     """
     x, residual = x.detach(), residual.detach()
-    encoder, bias, decoder = (item[dead] for item in weights)
-    most = k or 2 ** round(math.log2(max(x.shape[1] / 2, 1)))
-    values, indices, _ = largest(x, Weights(encoder, bias, decoder), min(most, len(dead)))
-    missing = (gather_sum(values, indices, decoder) - residual).square().mean()
-    variance = (residual - residual.mean(0)).square().mean()
+    most = min(k or 2 ** round(math.log2(max(x.shape[1] / 2, 1))), len(dead))
+    named = dead.clamp(min=0)
+    closed = torch.where(dead < 0, -torch.inf, weights.bias.detach()[named])
+    chosen = topk_indices(x, weights.encoder.detach()[named], closed, most)
+    indices = named[chosen]
+    values = functional.relu(gather_dot(x, weights.encoder, indices, bias=weights.bias)) * (dead >= 0)[chosen]
+    missing = mean_square(gather_sum(values, indices, weights.decoder) - residual)
+    variance = residual.var(0, correction=0).mean()
     return missing / variance.clamp(min=torch.finfo(variance.dtype).tiny)

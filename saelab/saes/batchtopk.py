@@ -60,7 +60,7 @@ class BatchTopK(Selective):
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
         """The largest pre-activations of the batch, k a row on average."""
         indices, starts = batch_topk_indices(x, weights.encoder, weights.bias, self.config.k * len(x))
-        values = functional.relu(gather_dot(x, weights.encoder, indices, starts) + weights.bias[indices])
+        values = functional.relu(gather_dot(x, weights.encoder, indices, starts, weights.bias))
         self._smallest = values.detach().min()
         return Kept(values, indices, starts)
 
@@ -81,8 +81,7 @@ class BatchTopK(Selective):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Decoder rows as every SAE; and the threshold follows."""
-        super().after_step()
+        """The threshold follows."""
         if self._smallest is not None:
             self.threshold.lerp_(self._smallest / self.scale, _FOLLOW)
 

@@ -88,7 +88,7 @@ class Crosscoder(BatchTopK):
         """What training rows ask: to write what was read, in the hooks' units."""
         target = rows.to(self.b_dec.dtype)
         x = (target - self.offset()) / self.stretch
-        return Task(x=x, wanted=x, weights=Weights(*super().weights()), target=target, unit=self.stretch)
+        return Task(x.detach(), x, Weights(*super().weights()), offset=super().offset(), target=target, unit=self.stretch)
 
     @torch.no_grad()
     def norms(self) -> Float[Tensor, "d_sae hook"]:

@@ -113,7 +113,7 @@ class Penalised(SAE):
         }
         terms |= self.others(x, fired, weights) | (self.revival(x, residual, weights, dead) if len(dead) else {})
         target = rows.to(x.dtype)
-        return Losses(terms=terms, active=active, reconstruction=(target - residual).detach(), target=target)
+        return Losses(terms=terms, active=active, residual=residual.detach(), target=target)
 
     def price(self, l0: Float[Tensor, ""], progress: float) -> Float[Tensor, ""] | float:
         """The weight of the penalty at a point of the run where `l0` features are active on a token."""
@@ -126,8 +126,7 @@ class Penalised(SAE):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """As every SAE; and the search for the weight goes on."""
-        super().after_step()
+        """The search for the weight goes on."""
         if self._now is not None:
             off, progress = self._now
             if progress > self.config.warmup:

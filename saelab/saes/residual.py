@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from saelab.dictionary import (
     DICTIONARIES,
@@ -141,13 +141,13 @@ class Residual(Trainable):
         return Losses(
             terms=found.terms,
             active=torch.cat([active, found.active]),
-            reconstruction=target - error + found.reconstruction,
+            residual=found.residual,
             target=target,
         )
 
-    def before_step(self) -> None:
-        """What BatchTopK does to its gradients."""
-        self.new.before_step()
+    def unit_rows(self) -> tuple[nn.Parameter, ...]:
+        """Those of the new part."""
+        return self.new.unit_rows()
 
     def after_step(self) -> None:
         """What BatchTopK does to its weights."""

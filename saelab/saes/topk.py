@@ -55,7 +55,7 @@ class TopK(Selective):
         """The squared error, and that of four times as many features where it is asked for."""
         terms, residual = super().errors(wanted, kept, weights)
         if self.multi:
-            values, indices, _ = largest(wanted, weights, min(_MULTI * self.config.k, self.d_sae))
+            values, indices, _ = largest(wanted.detach(), weights, min(_MULTI * self.config.k, self.d_sae))
             terms["multi"] = self.multi * self.relative(wanted - gather_sum(values, indices, weights.decoder))
         return terms, residual
 

@@ -131,7 +131,7 @@ class Transcoder(BatchTopK):
         wanted = target - self.b_dec * self.scale
         if self.skip is not None:
             wanted = wanted - functional.linear(x, self.skip)
-        return Task(x=x, wanted=wanted, weights=Weights(*super().weights()), target=target)
+        return Task(x=x, wanted=wanted, weights=Weights(*super().weights()), offset=None, target=target)
 
     @torch.no_grad()
     def initialise(self, sample: Float[Tensor, "row width"], generator: torch.Generator) -> None:

@@ -1,0 +1,99 @@
+"""Adam as a dictionary needs it: all gradients clipped together, and rows that stay at norm 1.
+
+    g ← g - (g · w) w   for each row w of norm 1: its length must not change
+    g ← g · min(1, clip / |g|)   over all weights together
+    Adam's step (Kingma, Ba 2014, https://arxiv.org/abs/1412.6980), then w ← w / |w|
+
+On a GPU, weights collect the terms of their gradients (`saelab.kernels.terms`), and one kernel does all of this for them without ever writing
+a gradient: of a row it needs the sum of its terms, its part along w, and the factor of clipping. Every row is stepped, also one whose
+features were not active: the same as PyTorch's Adam.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from saelab.kernels.low import low
+from saelab.kernels.sparse import HAS_TRITON
+from saelab.kernels.terms import Term, collect, taken
+
+if TYPE_CHECKING:
+    from saelab.kernels.gpu.update import Gradient
+
+_TINY = 1e-6
+"""Added to the norm before the division, as PyTorch does."""
+
+
+class Adam(torch.optim.Adam):
+    """Adam over all weights.
+
+    Arguments:
+    - `weights`: what is trained.
+    - `lr`, `betas`: Adam's.
+    - `clip`: largest norm of all gradients together.
+    - `unit`: those of the weights whose rows stay at norm 1.
+    """
+
+    def __init__(
+        self, weights: Iterable[nn.Parameter], *, lr: float, betas: tuple[float, float], clip: float, unit: Sequence[nn.Parameter] = ()
+    ) -> None:
+        weights = list(weights)
+        self.clip, self.unit = clip, unit
+        device = weights[0].device
+        super().__init__(weights, lr=torch.tensor(lr, device=device) if device.type == "cuda" else lr, betas=betas, fused=True)
+        if device.type == "cuda" and HAS_TRITON:
+            self._betas = torch.tensor(betas, dtype=torch.float64, device=device)
+            for weight in weights:
+                if weight.ndim == 2:
+                    collect(weight)
+
+    def set_lr(self, lr: float) -> None:
+        """Sets the learning rate; where it is a tensor, that a recorded step reads, in its place."""
+        group = self.param_groups[0]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+    @torch.no_grad()
+    def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - there is no closure
+        """Projects, clips, steps and brings rows back to norm 1; gradients are left to `zero_grad`."""
+        weights: list[nn.Parameter] = self.param_groups[0]["params"]
+        summed = {weight: self._summed(weight, terms) for weight in weights if (terms := taken(weight))}
+        dense = [weight for weight in weights if weight.grad is not None and weight not in summed]
+        turned = [weight for weight in self.unit if weight in summed or weight.grad is not None]
+        for weight in turned:
+            if weight.grad is not None and weight not in summed:
+                weight.grad.addcmul_((weight.grad * weight).sum(1, keepdim=True), weight, value=-1.0)
+        norm = get_total_norm([weight.grad for weight in dense if weight.grad is not None])
+        if summed:
+            norm = (norm**2 + torch.stack([gradient.squared_norm() for gradient in summed.values()]).sum()).sqrt()
+        clip_grads_with_norm_(dense, self.clip, norm)
+        for weight, gradient in summed.items():
+            self._step(weight, gradient, (self.clip / (norm + _TINY)).clamp(max=1.0))
+        super().step()
+        for weight in turned:
+            if weight not in summed:
+                weight.div_(weight.norm(dim=1, keepdim=True))
+
+    def _summed(self, weight: nn.Parameter, terms: list[Term]) -> "Gradient":
+        from saelab.kernels.gpu.update import Gradient
+
+        dense, weight.grad = weight.grad, None  # a part that did not come as a term; PyTorch's Adam is to leave the weight alone
+        along = None
+        if any(weight is one for one in self.unit):
+            along = Gradient.part_along(weight, terms, dense)
+        return Gradient(terms, along, dense)
+
+    def _step(self, weight: nn.Parameter, gradient: "Gradient", factor: Tensor) -> None:
+        state, group = self.state[weight], self.param_groups[0]
+        if not state:
+            state["step"] = torch.zeros((), device=weight.device)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
+        state["step"] += 1
+        corrections = (1 - self._betas ** state["step"]).float()
+        moments = state["exp_avg"], state["exp_avg_sq"]
+        gradient.step(weight, low(weight), moments, group["lr"], corrections, factor, group["betas"], group["eps"])
