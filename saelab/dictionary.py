@@ -159,15 +159,25 @@ class Losses:
     """The named terms of the loss; their sum is minimised."""
     active: Float[Tensor, " d_sae"]
     """On how many rows each feature was active."""
-    residual: Float[Tensor, "row d_out"]
-    """What they leave of the target, without gradient."""
     target: Float[Tensor, "row d_out"]
-    """What they should stand for, without gradient: the activations, but for a transcoder."""
+    """What the codes should stand for, without gradient: the activations, but for a transcoder."""
+    residual: Float[Tensor, "row d_out"]
+    """What they leave of it, without gradient."""
+    error: Float[Tensor, ""]
+    """The sum of the squares of that."""
+    variance: Float[Tensor, ""]
+    """The sum of the target's squared distances from its mean."""
 
     @property
     def reconstruction(self) -> Float[Tensor, "row d_out"]:
         """What the codes stand for, without gradient."""
         return self.target - self.residual
+
+
+def spread(x: Float[Tensor, "row width"]) -> Float[Tensor, ""]:
+    """The sum of squared distances from the mean, in two passes that write nothing: for rows that are centred, or nearly."""
+    size = torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32))
+    return size.square() - x.sum(0, dtype=size.dtype).square().sum() / len(x)
 
 
 class Trainable(Dictionary):

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,14 +158,18 @@ class Trainer:
         dead = (self.idle >= self.dead_after).nonzero()[:, 0]
         if self._recording is not None and len(dead):
             size = 2 ** max(_FEWEST_DEAD, (len(dead) - 1).bit_length())
-            dead = self._dead.setdefault(size, dead.new_empty(size)).fill_(-1).index_copy_(0, torch.arange(len(dead), device=dead.device), dead)
+            dead = (
+                self._dead.setdefault(size, dead.new_empty(size))
+                .fill_(-1)
+                .index_copy_(0, torch.arange(len(dead), device=dead.device), dead)
+            )
         self.dead = dead
 
     def _advance(self, x: Float[Tensor, "row width"]) -> Losses:
         """What the device does in a step."""
         with self._own_noise(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             losses = self.dictionary.losses(x, self.dead, self.steps_done / self.config.steps)
-        loss = torch.stack(list(losses.terms.values())).sum()
+        loss = reduce(add, losses.terms.values())
         loss.backward()
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
@@ -185,19 +191,11 @@ class Trainer:
     @torch.no_grad()
     def _count(self, losses: Losses, loss: Tensor) -> None:
         """Adds the step to the sums of the log, on the device."""
-        rows = len(losses.target)
-        self.idle.add_(rows).masked_fill_(losses.active > 0, 0)
-        now = {
-            "loss": loss,
-            **losses.terms,
-            "error": torch.linalg.vector_norm(losses.residual).square(),
-            "variance": losses.target.var(0, correction=0).sum() * rows,
-            "active": losses.active.sum(),
-        }
-        for name, term in now.items():
-            if name not in self.sums:
-                self.sums[name] = torch.zeros((), device=self.device)
-            self.sums[name] += term
+        self.idle.add_(len(losses.target)).masked_fill_(losses.active > 0, 0)
+        now = {"loss": loss, **losses.terms, "error": losses.error, "variance": losses.variance, "active": losses.active.sum()}
+        for name in now.keys() - self.sums.keys():
+            self.sums[name] = torch.zeros((), device=self.device)
+        torch._foreach_add_([self.sums[name] for name in now], [term.float() for term in now.values()])
 
     def row(self) -> LogRow:
         """The log line of the steps since the last one. Raises `Invalid` if training has diverged."""

@@ -4,9 +4,10 @@
     g ← g · min(1, clip / |g|)   over all weights together
     Adam's step (Kingma, Ba 2014, https://arxiv.org/abs/1412.6980), then w ← w / |w|
 
-On a GPU, weights collect the terms of their gradients (`saelab.kernels.terms`), and one kernel does all of this for them without ever writing
-a gradient: of a row it needs the sum of its terms, its part along w, and the factor of clipping. Every row is stepped, also one whose
-features were not active: the same as PyTorch's Adam.
+On a GPU, weights collect the terms of their gradients (`saelab.kernels.terms`), and one kernel does all of this for them without ever
+writing a gradient: of a row it needs the sum of its terms, its part along w, and the factor of clipping. Norms are computed only where the
+triangle inequality does not show that nothing is to be clipped. Every row is stepped, also one whose features were not active: the same as
+PyTorch's Adam.
 """
 
 from collections.abc import Iterable, Sequence
@@ -43,8 +44,10 @@ class Adam(torch.optim.Adam):
         weights = list(weights)
         self.clip, self.unit = clip, unit
         device = weights[0].device
-        super().__init__(weights, lr=torch.tensor(lr, device=device) if device.type == "cuda" else lr, betas=betas, fused=True)
-        if device.type == "cuda" and HAS_TRITON:
+        on_gpu = device.type == "cuda"
+        rate = torch.tensor(lr, device=device) if on_gpu else lr  # a recorded step reads it where it lies
+        super().__init__(weights, lr=rate, betas=betas, fused=True, capturable=on_gpu)
+        if on_gpu and HAS_TRITON:
             self._betas = torch.tensor(betas, dtype=torch.float64, device=device)
             for weight in weights:
                 if weight.ndim == 2:
@@ -70,7 +73,7 @@ class Adam(torch.optim.Adam):
                 weight.grad.addcmul_((weight.grad * weight).sum(1, keepdim=True), weight, value=-1.0)
         norm = get_total_norm([weight.grad for weight in dense if weight.grad is not None])
         if summed:
-            norm = (norm**2 + torch.stack([gradient.squared_norm() for gradient in summed.values()]).sum()).sqrt()
+            norm = self._norm(norm, list(summed.values()))
         clip_grads_with_norm_(dense, self.clip, norm)
         for weight, gradient in summed.items():
             self._step(weight, gradient, (self.clip / (norm + _TINY)).clamp(max=1.0))
@@ -83,10 +86,14 @@ class Adam(torch.optim.Adam):
         from saelab.kernels.gpu.update import Gradient
 
         dense, weight.grad = weight.grad, None  # a part that did not come as a term; PyTorch's Adam is to leave the weight alone
-        along = None
-        if any(weight is one for one in self.unit):
-            along = Gradient.part_along(weight, terms, dense)
-        return Gradient(terms, along, dense)
+        return Gradient(weight, terms, any(weight is one for one in self.unit), dense)
+
+    def _norm(self, others: Tensor, gradients: list["Gradient"]) -> Tensor:
+        """The norm of all gradients; where a bound shows that it is under the limit, the bound: the factor of clipping is 1 either way."""
+        bound = others**2 + torch.stack([gradient.reach for gradient in gradients]).sum()
+        needed = bound > (self.clip - _TINY) ** 2
+        exact = others**2 + torch.stack([gradient.squared_norm(needed) for gradient in gradients]).sum()
+        return torch.where(needed, exact, bound).sqrt()
 
     def _step(self, weight: nn.Parameter, gradient: "Gradient", factor: Tensor) -> None:
         state, group = self.state[weight], self.param_groups[0]

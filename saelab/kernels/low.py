@@ -5,15 +5,21 @@ from jaxtyping import BFloat16, Float
 from torch import Tensor
 
 
+def keep_low(tensor: Tensor, copy: Tensor) -> None:
+    """Says that this is the bfloat16 copy of a tensor."""
+    setattr(tensor, "low", (tensor._version, copy))  # noqa: B010 - no field of a tensor; PyTorch counts changes in place there
+
+
 def low(tensor: Float[Tensor, "*shape"]) -> BFloat16[Tensor, "*shape"]:
     """The bfloat16 copy of a tensor; made again, in its place, when the tensor has changed since.
 
     A kernel that changes a tensor behind PyTorch's back writes the copy too.
     """
+    if tensor.dtype == torch.bfloat16:
+        return tensor
     known = getattr(tensor, "low", None)
     if known is None:
-        known = tensor._version, tensor.detach().to(torch.bfloat16).contiguous()  # noqa: SLF001 - PyTorch counts changes in place there
-    elif known[0] != tensor._version:  # noqa: SLF001
-        known = tensor._version, known[1].copy_(tensor.detach())  # noqa: SLF001
-    setattr(tensor, "low", known)  # noqa: B010 - no field of a tensor
-    return known[1]
+        keep_low(tensor, tensor.detach().to(torch.bfloat16).contiguous())
+    elif known[0] != tensor._version:
+        keep_low(tensor, known[1].copy_(tensor.detach()))
+    return tensor.low[1]  # pyright: ignore[reportAttributeAccessIssue]

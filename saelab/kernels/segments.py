@@ -4,7 +4,7 @@ A feature that is active on thousands of rows would hold up a GPU program that w
 entries are summed in pieces of that size first. Every order of summation is fixed: results repeat bit for bit.
 """
 
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from jaxtyping import Int
@@ -32,6 +32,8 @@ class Segments:
         """Where each feature begins; one more than there are features."""
         self.rows = self.order // k if rows is None else rows[self.order]
         """The row of the entry at each place."""
+        self.beside: torch.cuda.Stream | None = None
+        """The stream that must be waited for before these are used."""
 
     @cached_property
     def pieces(self) -> Int[Tensor, " feature_starts"]:
@@ -49,11 +51,30 @@ class Segments:
 def segments_of(indices: Int[Tensor, "*codes"], starts: Int[Tensor, " row_starts"] | None, d_sae: int) -> Segments:
     """The segments of codes, made once: encoder and decoder have the same."""
     known = getattr(indices, "segments", None)
-    if known is None or known[0] != (indices._version, d_sae):  # noqa: SLF001 - PyTorch counts changes in place there
+    if known is None or known[0] != (indices._version, d_sae):
         rows = None if starts is None else rows_of(starts, len(indices))
-        known = (indices._version, d_sae), Segments(indices.reshape(-1), rows, d_sae, indices.shape[-1])  # noqa: SLF001
+        known = (indices._version, d_sae), Segments(indices.reshape(-1), rows, d_sae, indices.shape[-1])
         setattr(indices, "segments", known)  # noqa: B010 - no field of a tensor
-    return known[1]
+    found: Segments = known[1]
+    if found.beside is not None:
+        torch.cuda.current_stream().wait_stream(found.beside)
+        found.beside = None
+    return found
+
+
+def prepare_segments(indices: Int[Tensor, "*codes"], starts: Int[Tensor, " row_starts"] | None, d_sae: int) -> None:
+    """Has a GPU make the segments beside what it is asked to do next: they are many short steps, and it is not needed soon."""
+    beside = _beside(indices.device)
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):
+        found = segments_of(indices, starts, d_sae)
+        _ = found.owner
+    found.beside = beside
+
+
+@cache
+def _beside(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def rows_of(starts: Int[Tensor, " row_starts"], entries: int) -> Int[Tensor, " n"]:

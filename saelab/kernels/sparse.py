@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from saelab.kernels.low import low
-from saelab.kernels.segments import PIECE, Segments, segments_of
+from saelab.kernels.low import keep_low, low
+from saelab.kernels.segments import PIECE, Segments, prepare_segments, segments_of
 from saelab.kernels.terms import Term, collected
 
 _SPARE = 4
@@ -155,14 +155,27 @@ def moved_bias(
     return _MovedBias.apply(bias, offset, weight)  # pyright: ignore[reportReturnType]
 
 
+def unexplained(
+    values: Float[Tensor, "*codes"],
+    indices: Int[Tensor, "*codes"],
+    weight: Float[Tensor, "d_sae d_in"],
+    starts: Starts,
+    wanted: Float[Tensor, "row d_in"],
+    shift: Float[Tensor, " d_in"] | None,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "row d_in"]]:
+    """What `gather_sum` leaves of wanted - shift: its mean square, differentiable in all but `indices`, and itself, without gradient."""
+    if fast(weight):
+        return _Unexplained.apply(values, indices, weight, starts, wanted, shift)  # pyright: ignore[reportReturnType]
+    residual = (wanted if shift is None else wanted - shift) - gather_sum(values, indices, weight, starts)
+    return mean_square(residual), residual.detach()
+
+
 def mean_square(x: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """The mean square of all elements, in one pass over them, and one for the gradient."""
     return _MeanSquare.apply(x)  # pyright: ignore[reportReturnType]
 
 
-def segment_sum(
-    values: Float[Tensor, "*codes"], x: Float[Tensor, "row d_in"], segments: Segments
-) -> Float[Tensor, "d_sae d_in"]:
+def segment_sum(values: Float[Tensor, "*codes"], x: Float[Tensor, "row d_in"], segments: Segments) -> Float[Tensor, "d_sae d_in"]:
     """For each feature the sum of the rows at which it is active, each times its value. The order of summation is fixed."""
     rows, weights, bounds = segments.rows, values.reshape(-1)[segments.order], segments.bounds
     if x.device.type == "cpu":
@@ -207,19 +220,18 @@ def _sums(values: Tensor, indices: Tensor, weight: Tensor, starts: Tensor | None
     return functional.embedding_bag(indices, weight, starts, mode="sum", per_sample_weights=values, include_last_offset=True)
 
 
-def _scalars(values: Tensor, indices: Tensor, segments: Segments, quick: bool) -> Tensor:
-    """For each feature the sum of its entries' values."""
-    if quick:
-        from saelab.kernels.gpu.segments import scalars
+def _term(values: Tensor, x: Tensor, segments: Segments, along: Tensor | None) -> Term:
+    from saelab.kernels.gpu.segments import scalars
 
-        return scalars(values, segments)
-    return values.new_zeros(len(segments.bounds) - 1).index_add_(0, indices.reshape(-1), values.reshape(-1))
+    return Term(values, x, segments, *scalars(values, x, segments, along))
 
 
 class _GatherDot(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, indices: Tensor, starts: Tensor | None) -> Tensor:  # noqa: ANN401 - PyTorch's own, with fields of ours
         ctx.of, ctx.fast = (x, weight, indices, starts), fast(weight)
+        if ctx.fast and collected(weight) is not None:
+            prepare_segments(indices, starts, len(weight))
         return _dots(x, weight, indices, starts, bias, ctx.fast)
 
     @staticmethod
@@ -228,16 +240,14 @@ class _GatherDot(torch.autograd.Function):
         x, weight, indices, starts = ctx.of
         need_x, need_weight, need_bias, *_ = ctx.needs_input_grad
         grad, segments = grad.contiguous(), segments_of(indices, starts, len(weight))
-        if need_weight and ctx.fast and (terms := collected(weight)) is not None:
-            terms.append(Term(grad, low(x), segments))
-            need_weight = False
-        return (
-            _sums(grad, indices, weight, starts, ctx.fast) if need_x else None,
-            segment_sum(grad, x, segments) if need_weight else None,
-            _scalars(grad, indices, segments, ctx.fast) if need_bias else None,
-            None,
-            None,
-        )
+        by_x = _sums(grad, indices, weight, starts, ctx.fast) if need_x else None
+        terms = collected(weight) if ctx.fast and need_weight else None
+        if terms is not None:
+            term = _term(grad, low(x), segments, None)
+            terms.append(term)
+            return by_x, None, term.sums, None, None
+        by_bias = grad.new_zeros(len(weight)).index_add_(0, indices.reshape(-1), grad.reshape(-1)) if need_bias else None
+        return by_x, segment_sum(grad, x, segments) if need_weight else None, by_bias, None, None
 
 
 class _GatherSum(torch.autograd.Function):
@@ -252,12 +262,43 @@ class _GatherSum(torch.autograd.Function):
         values, indices, weight, starts = ctx.of
         need_values, _, need_weight, _ = ctx.needs_input_grad
         grad, segments = grad.contiguous(), segments_of(indices, starts, len(weight))
-        terms = collected(weight) if need_weight and ctx.fast else None
-        along = _dots(grad, weight, indices, starts, None, ctx.fast) if need_values or terms is not None else None
+        terms = collected(weight) if ctx.fast and need_weight else None
+        by_values = _dots(grad, weight, indices, starts, None, ctx.fast) if need_values or terms is not None else None
         if terms is not None:
-            terms.append(Term(values, low(grad), segments, along))
-            need_weight = False
-        return along if need_values else None, None, segment_sum(values, grad, segments) if need_weight else None, None
+            terms.append(_term(values, low(grad), segments, by_values))
+            return by_values, None, None, None
+        return by_values, None, segment_sum(values, grad, segments) if need_weight else None, None
+
+
+class _Unexplained(torch.autograd.Function):
+    """On a GPU: the sum, what it leaves and its mean square in one kernel, and a backward pass that scales instead of making gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, indices: Tensor, weight: Tensor, starts: Tensor | None, wanted: Tensor, shift: Tensor | None  # noqa: ANN401
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        from saelab.kernels.gpu.gather import residuals
+
+        residual, copy, squares = residuals(values, indices, low(weight), starts, wanted, shift)
+        keep_low(residual, copy)
+        ctx.of = values, indices, weight, starts, residual, copy
+        ctx.mark_non_differentiable(residual)
+        ctx.set_materialize_grads(False)
+        return squares / residual.numel(), residual
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:  # noqa: ANN401 # pyright: ignore[reportIncompatibleMethodOverride]
+        values, indices, weight, starts, residual, copy = ctx.of
+        factor = grad * (-2 / residual.numel())
+        along, scaled = _dots(copy, weight, indices, starts, None, True), values * factor
+        segments, terms = segments_of(indices, starts, len(weight)), collected(weight)
+        if terms is not None:
+            terms.append(_term(scaled, copy, segments, along))
+        by_weight = segment_sum(scaled, residual, segments) if terms is None and ctx.needs_input_grad[2] else None
+        by_wanted = -factor * residual if ctx.needs_input_grad[4] else None
+        by_shift = factor * residual.sum(0) if ctx.needs_input_grad[5] else None
+        return along * factor, None, by_weight, None, by_wanted, by_shift
 
 
 class _MovedBias(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """Gradients of weights as what they are made of: sums over the entries of codes of a value times a row.
 
-An optimiser that steps straight from these terms (`saelab.kernels.adam`) lets a weight collect them; then the backward pass leaves them there
-and no gradient of the weight's size is ever written.
+An optimiser that steps straight from these terms (`saelab.kernels.adam`) lets a weight collect them; then the backward pass leaves them
+there and no gradient of the weight's size is ever written.
 """
 
 from typing import NamedTuple
@@ -21,8 +21,10 @@ class Term(NamedTuple):
     """The rows that they are multiplied with, in bfloat16."""
     segments: Segments
     """The entries in the order of their features."""
-    along: Float[Tensor, "*codes"] | None = None
-    """Dot products of each entry's row with the weight's, where they are known."""
+    sums: Float[Tensor, " d_sae"]
+    """For each feature the sum of its entries' values, each times the dot product of its row and the weight's where that is known."""
+    reach: Float[Tensor, " d_sae"]
+    """For each feature a bound on the norm of its part of the gradient."""
 
 
 def collect(weight: Tensor) -> None:

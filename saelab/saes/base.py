@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from saelab.affine import Affine, input_statistics
-from saelab.dictionary import Losses, Trainable
+from saelab.dictionary import Losses, Trainable, spread
 from saelab.errors import Invalid
-from saelab.kernels.sparse import gather_dot, gather_sum, mean_square, moved_bias, topk_indices
+from saelab.kernels.sparse import fast, gather_dot, gather_sum, mean_square, moved_bias, topk_indices, unexplained
 from saelab.values import from_dict, to_dict, value
 
 FREE_NORM = 0.1
@@ -48,15 +48,24 @@ class Task(NamedTuple):
     x: Float[Tensor, "row d_in"]
     """What the encoder reads, centred; without gradient."""
     wanted: Float[Tensor, "row d_out"]
-    """What the features should write, less what is written without them."""
+    """What the features should write, once `shift` is taken off."""
+    shift: Float[Tensor, " d_out"] | None
+    """What is written without them; none where `wanted` is without it already."""
     weights: Weights
     """Weights for this space."""
     offset: Float[Tensor, " d_in"] | None
     """What x was centred by, where that is learnt."""
     target: Float[Tensor, "row d_out"]
     """Raw activations that the dictionary should write."""
+    variance: Float[Tensor, ""]
+    """The sum of the target's squared distances from its mean."""
     unit: Tensor | None = None
     """How much a unit of `wanted` is in raw activations; none for 1."""
+
+    @property
+    def asked(self) -> Float[Tensor, "row d_out"]:
+        """What the features should write; differentiable."""
+        return self.wanted if self.shift is None else self.wanted - self.shift
 
 
 class SAE(Affine, Trainable):
@@ -158,8 +167,15 @@ class Selective(SAE):
 
     def task(self, rows: Float[Tensor, "row width"]) -> Task:
         """What training rows ask: to write what was read."""
-        x = self.centred(rows)
-        return Task(x=x.detach(), wanted=x, weights=Weights(*self.weights()), offset=self.offset(), target=rows.to(x.dtype))
+        weights, offset = Weights(*self.weights()), self.offset()
+        if fast(self.encoder):  # centred once, in bfloat16; and once more where the error is computed
+            rows = rows.contiguous()
+            x = torch.sub(rows, offset.detach(), out=torch.empty_like(rows, dtype=torch.bfloat16))
+            return Task(x, rows, offset, weights, offset, target=rows, variance=spread(x))
+        target = rows.to(self.b_dec.dtype)
+        wanted = target - offset
+        x = wanted.detach()
+        return Task(x, wanted, None, weights, offset, target=target, variance=spread(x))
 
     @abstractmethod
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
@@ -167,23 +183,26 @@ class Selective(SAE):
 
     def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float) -> Losses:
         """Squared error over the inputs' variance, and the auxiliary term where features are dead."""
-        x, wanted, weights, offset, target, unit = self.task(rows)
+        task = self.task(rows)
+        weights, offset, unit = task.weights, task.offset, task.unit
         moved = weights if offset is None else weights._replace(bias=moved_bias(weights.bias, offset, weights.encoder))
-        kept = self.select(x, moved)
-        terms, residual = self.errors(wanted, kept, moved)
+        kept = self.select(task.x, moved)
+        terms, residual, error = self.errors(task, kept, moved)
         if len(dead) and self.config.auxk > 0:
-            terms["auxk"] = self.config.auxk * auxiliary(x, residual, weights, dead, self.config.k_aux)
-        fired = (kept.values.detach() != 0).to(x.dtype).flatten()
+            terms["auxk"] = self.config.auxk * auxiliary(task.x, residual, weights, dead, self.config.k_aux)
+        fired = (kept.values.detach() != 0).to(residual.dtype).flatten()
         active = torch.zeros_like(self.b_enc, requires_grad=False).index_add_(0, kept.indices.flatten(), fired)
-        residual = residual.detach()
-        return Losses(terms=terms, active=active, residual=residual if unit is None else residual * unit, target=target)
+        if unit is not None:
+            residual = residual * unit
+            error = torch.linalg.vector_norm(residual).square()
+        return Losses(terms, active, task.target, residual, error, task.variance)
 
     def errors(
-        self, wanted: Float[Tensor, "row d_out"], kept: Kept, weights: Weights
-    ) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "row d_out"]]:
-        """The terms that ask for a good reconstruction, and what it leaves of what is wanted."""
-        residual = wanted - gather_sum(kept.values, kept.indices, weights.decoder, kept.starts)
-        return {"reconstruction": self.relative(residual)}, residual
+        self, task: Task, kept: Kept, weights: Weights
+    ) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "row d_out"], Float[Tensor, ""]]:
+        """The terms that ask for a good reconstruction; and, without gradient, what it leaves of what is asked, and its squares' sum."""
+        mean, residual = unexplained(kept.values, kept.indices, weights.decoder, kept.starts, task.wanted, task.shift)
+        return {"reconstruction": mean / self.scale**2}, residual, mean.detach() * residual.numel()
 
     @classmethod
     def sized(cls, d_in: int, d_sae: int, l0: int) -> Self:

@@ -73,8 +73,8 @@ class BatchTopK(Selective):
     @torch.no_grad()
     def start_threshold(self, sample: Float[Tensor, "row width"]) -> None:
         """Sets the threshold from training rows."""
-        x, _, weights, *_ = self.task(sample[:_FIRST_ROWS])
-        pre = functional.linear(x, weights.encoder, weights.bias).flatten()
+        task = self.task(sample[:_FIRST_ROWS])
+        pre = functional.linear(task.x, task.weights.encoder, task.weights.bias).flatten()
         kept = self.config.k * min(len(sample), _FIRST_ROWS)
         around = pre.topk(min(kept + 1, len(pre))).values[-2:]
         self.threshold.copy_((around.mean() / self.scale).clamp(min=0.0))

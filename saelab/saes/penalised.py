@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from saelab.dictionary import Codes, Losses
+from saelab.dictionary import Codes, Losses, spread
 from saelab.errors import Invalid
 from saelab.saes.base import SAE, Weights
 from saelab.schedules import linear
@@ -112,8 +112,8 @@ class Penalised(SAE):
             "sparsity": self.price(active.sum() / len(x), progress) * self.penalty(fired),
         }
         terms |= self.others(x, fired, weights) | (self.revival(x, residual, weights, dead) if len(dead) else {})
-        target = rows.to(x.dtype)
-        return Losses(terms=terms, active=active, residual=residual.detach(), target=target)
+        left = residual.detach()
+        return Losses(terms, active, rows.to(x.dtype), left, torch.linalg.vector_norm(left).square(), spread(x.detach()))
 
     def price(self, l0: Float[Tensor, ""], progress: float) -> Float[Tensor, ""] | float:
         """The weight of the penalty at a point of the run where `l0` features are active on a token."""

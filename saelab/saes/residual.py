@@ -30,6 +30,7 @@ from saelab.dictionary import (
     kind_of,
     load_dictionary,
     settings_of,
+    spread,
 )
 from saelab.errors import Corrupt, Invalid
 from saelab.provenance import Provenance
@@ -138,12 +139,8 @@ class Residual(Trainable):
         fired = (codes.values != 0).to(found.active).flatten()
         active = found.active.new_zeros(self.num_frozen).index_add_(0, codes.indices.flatten(), fired)
         target = rows.to(error)
-        return Losses(
-            terms=found.terms,
-            active=torch.cat([active, found.active]),
-            residual=found.residual,
-            target=target,
-        )
+        variance = spread(target - target[:1])
+        return Losses(found.terms, torch.cat([active, found.active]), target, found.residual, found.error, variance)
 
     def unit_rows(self) -> tuple[nn.Parameter, ...]:
         """Those of the new part."""

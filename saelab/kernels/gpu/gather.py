@@ -7,7 +7,7 @@ that no warp is idle and no sum crosses a warp.
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import Float, Int
+from jaxtyping import BFloat16, Float, Int
 from torch import Tensor
 
 _TILE = 256
@@ -24,10 +24,8 @@ def _span(starts, row, k, RAGGED: tl.constexpr):
 
 
 @triton.jit
-def _sums_kernel(values, indices, weight, starts, out, k, width, RAGGED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _row_sum(values, indices, weight, starts, row, column, k, width, RAGGED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """A block of columns of one row's sum."""
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     begin, end = _span(starts, row, k, RAGGED)
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for first in range(begin, end, ROWS):
@@ -36,7 +34,34 @@ def _sums_kernel(values, indices, weight, starts, out, k, width, RAGGED: tl.cons
         value = tl.load(values + entry, mask=entry < end, other=0.0)
         part = tl.load(weight + feature[:, None] * width + column[None, :], mask=(column < width)[None, :], other=0.0)
         total += value[:, None] * part.to(tl.float32)
-    tl.store(out + row * width + column, tl.sum(total, axis=0), mask=column < width)
+    return tl.sum(total, axis=0)
+
+
+@triton.jit
+def _sums_kernel(values, indices, weight, starts, out, k, width, RAGGED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """A block of columns of one row's sum."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    found = _row_sum(values, indices, weight, starts, row, column, k, width, RAGGED, ROWS, COLUMNS)
+    tl.store(out + row * width + column, found, mask=column < width)
+
+
+@triton.jit
+def _residual_kernel(
+    values, indices, weight, wanted, shift, starts, residual, copy, squares, k, width, blocks, RAGGED: tl.constexpr, SHIFT: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """A block of columns of what one row's sum leaves of wanted - shift, in both precisions, and the sum of its squares."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = column < width
+    left = tl.load(wanted + row * width + column, mask=inside, other=0.0).to(tl.float32)
+    if SHIFT:
+        left -= tl.load(shift + column, mask=inside, other=0.0)
+    left -= _row_sum(values, indices, weight, starts, row, column, k, width, RAGGED, ROWS, COLUMNS)
+    tl.store(residual + row * width + column, left, mask=inside)
+    tl.store(copy + row * width + column, left.to(copy.dtype.element_ty), mask=inside)
+    tl.store(squares + row * blocks + tl.program_id(1), tl.sum(tl.where(inside, left * left, 0.0)))
 
 
 @triton.jit
@@ -77,9 +102,26 @@ def sums(
         columns = columns_of(width)
         _sums_kernel[(rows, triton.cdiv(width, columns))](
             values, indices, weight, indices if starts is None else starts, out, indices.shape[-1], width, starts is not None,
-            max(1, 4 * _TILE // columns), columns, num_warps=max(1, columns // _TILE),
+            4 * _TILE // columns, columns, num_warps=1,
         )  # fmt: skip
     return out
+
+
+def residuals(
+    values: Float[Tensor, "*codes"], indices: Int[Tensor, "*codes"], weight: Float[Tensor, "d_sae width"], starts: Tensor | None,
+    wanted: Float[Tensor, "row width"], shift: Float[Tensor, " width"] | None,
+) -> tuple[Float[Tensor, "row width"], BFloat16[Tensor, "row width"], Float[Tensor, ""]]:  # fmt: skip
+    """What the sums leave of wanted - shift, its bfloat16 copy, and the sum of its squares."""
+    rows, width = wanted.shape
+    columns = columns_of(width)
+    blocks = triton.cdiv(width, columns)
+    residual = torch.empty(rows, width, dtype=torch.float32, device=weight.device)
+    copy, squares = torch.empty_like(residual, dtype=torch.bfloat16), torch.empty(rows, blocks, device=weight.device)
+    _residual_kernel[(rows, blocks)](
+        values, indices, weight, wanted, wanted if shift is None else shift, indices if starts is None else starts, residual, copy, squares,
+        indices.shape[-1], width, blocks, starts is not None, shift is not None, 4 * _TILE // columns, columns, num_warps=1,
+    )  # fmt: skip
+    return residual, copy, squares.sum()
 
 
 def dots(

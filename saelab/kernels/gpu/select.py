@@ -12,6 +12,7 @@ from jaxtyping import BFloat16, Int
 from torch import Tensor
 
 _WIDTH = 64
+WARPS = 4
 _BINS = 256
 
 
@@ -83,7 +84,7 @@ def topk_places(values: BFloat16[Tensor, "row width"], k: int, signed: bool = Fa
     out = torch.empty(rows, k, dtype=torch.int64, device=values.device)
     if rows:
         _topk_kernel[(rows,)](
-            bits, maxima, groups, out, width, num_groups, k, signed, triton.next_power_of_2(num_groups), size, _WIDTH, num_warps=4
+            bits, maxima, groups, out, width, num_groups, k, signed, triton.next_power_of_2(num_groups), size, _WIDTH, num_warps=WARPS
         )
     return out
 

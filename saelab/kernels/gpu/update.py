@@ -11,31 +11,30 @@ from collections.abc import Sequence
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import BFloat16, Float
+from jaxtyping import BFloat16, Bool, Float
 from torch import Tensor
 
-from saelab.kernels.gpu.gather import columns_of
-from saelab.kernels.gpu.segments import scalars
 from saelab.kernels.segments import PIECE, Segments
 from saelab.kernels.terms import Term
 
 
 @triton.jit
-def _sum_of(values, rows, x, begin, end, column, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _sum_of(values, rows, x, begin, end, column, width, UNROLL: tl.constexpr, COLUMNS: tl.constexpr):
     """A block of columns of the sum of some entries."""
-    total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for first in range(begin, end, ROWS):
-        place = first + tl.arange(0, ROWS)
-        row = tl.load(rows + place, mask=place < end, other=0).to(tl.int64)
-        value = tl.load(values + place, mask=place < end, other=0.0)
-        part = tl.load(x + row[:, None] * width + column[None, :], mask=(column < width)[None, :], other=0.0)
-        total += value[:, None] * part.to(tl.float32)
-    return tl.sum(total, axis=0)
+    total = tl.zeros((COLUMNS,), tl.float32)
+    for first in range(begin, end, UNROLL):
+        for step in tl.static_range(UNROLL):
+            place = first + step
+            row = tl.load(rows + place, mask=place < end, other=0).to(tl.int64)
+            value = tl.load(values + place, mask=place < end, other=0.0)
+            part = tl.load(x + row * width + column, mask=(column < width) & (place < end), other=0.0)
+            total += value * part.to(tl.float32)
+    return total
 
 
 @triton.jit
 def _gradient(
-    values, rows, x, sums, dense, feature, begin, end, first, last, column, width, DENSE: tl.constexpr, ROWS: tl.constexpr,
+    values, rows, x, sums, dense, feature, begin, end, first, last, column, width, DENSE: tl.constexpr, UNROLL: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """A block of columns of a feature's gradient: from its entries, or from its pieces where it has any."""
@@ -44,7 +43,7 @@ def _gradient(
         for piece in range(first, last):
             found += tl.load(sums + piece * width + column, mask=column < width, other=0.0)
     else:
-        found = _sum_of(values, rows, x, begin, end, column, width, ROWS, COLUMNS)
+        found = _sum_of(values, rows, x, begin, end, column, width, UNROLL, COLUMNS)
     if DENSE:
         found += tl.load(dense + feature.to(tl.int64) * width + column, mask=column < width, other=0.0)
     return found
@@ -52,7 +51,7 @@ def _gradient(
 
 @triton.jit
 def _pieces_kernel(
-    values, rows, x, bounds, pieces, owner, sums, d_sae, width, PIECE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    values, rows, x, bounds, pieces, owner, sums, d_sae, width, PIECE: tl.constexpr, UNROLL: tl.constexpr, COLUMNS: tl.constexpr
 ):
     """A block of columns of the sum of a piece."""
     piece = tl.program_id(0)
@@ -61,23 +60,25 @@ def _pieces_kernel(
     if feature < d_sae:
         begin = tl.load(bounds + feature) + (piece - tl.load(pieces + feature)) * PIECE
         end = tl.minimum(begin + PIECE, tl.load(bounds + feature + 1))
-        found = _sum_of(values, rows, x, begin, end, column, width, ROWS, COLUMNS)
+        found = _sum_of(values, rows, x, begin, end, column, width, UNROLL, COLUMNS)
         tl.store(sums + piece.to(tl.int64) * width + column, found, mask=column < width)
 
 
 @triton.jit
 def _squares_kernel(
-    values, rows, x, bounds, pieces, sums, dense, along, out, width, UNIT: tl.constexpr, DENSE: tl.constexpr, ROWS: tl.constexpr,
+    values, rows, x, bounds, pieces, sums, dense, along, needed, out, width, UNIT: tl.constexpr, DENSE: tl.constexpr, UNROLL: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The squared norm of a feature's gradient."""
+    """The squared norm of a feature's gradient, where it is needed."""
     feature = tl.program_id(0)
+    if tl.load(needed) == 0:
+        return
     begin, end = tl.load(bounds + feature), tl.load(bounds + feature + 1)
     first, last = tl.load(pieces + feature), tl.load(pieces + feature + 1)
     total = 0.0
     for low in range(0, width, COLUMNS):
         column = low + tl.arange(0, COLUMNS)
-        found = _gradient(values, rows, x, sums, dense, feature, begin, end, first, last, column, width, DENSE, ROWS, COLUMNS)
+        found = _gradient(values, rows, x, sums, dense, feature, begin, end, first, last, column, width, DENSE, UNROLL, COLUMNS)
         total += tl.sum(found * found)
     if UNIT:
         part = tl.load(along + feature)
@@ -88,7 +89,7 @@ def _squares_kernel(
 @triton.jit
 def _adam_kernel(
     weight, copy, first_moment, second_moment, values, rows, x, bounds, pieces, sums, dense, along, rate, corrections, factor, width,
-    beta1, beta2, eps, UNIT: tl.constexpr, DENSE: tl.constexpr, WHOLE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    beta1, beta2, eps, UNIT: tl.constexpr, DENSE: tl.constexpr, WHOLE: tl.constexpr, UNROLL: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Steps the row of a feature. `corrections` are 1 - beta^step; `factor` clips; WHOLE says that a block holds a row."""
     feature = tl.program_id(0)
@@ -104,7 +105,7 @@ def _adam_kernel(
         column = low + tl.arange(0, COLUMNS)
         inside = column < width
         old = tl.load(weight + row + column, mask=inside, other=0.0)
-        found = _gradient(values, rows, x, sums, dense, feature, begin, end, first, last, column, width, DENSE, ROWS, COLUMNS)
+        found = _gradient(values, rows, x, sums, dense, feature, begin, end, first, last, column, width, DENSE, UNROLL, COLUMNS)
         found = clipped * (found - part * old)
         mean = beta1 * tl.load(first_moment + row + column, mask=inside, other=0.0) + (1 - beta1) * found
         square = beta2 * tl.load(second_moment + row + column, mask=inside, other=0.0) + (1 - beta2) * found * found
@@ -131,39 +132,39 @@ class Gradient:
     """The gradient of a weight from its terms; busy features are summed at once, the others when they are stepped.
 
     Arguments:
+    - `weight`: what it is the gradient of.
     - `terms`: what it is made of; one at least.
-    - `along`: each row's part along its weight, which is taken off; none where rows may have any norm.
+    - `unit`: whether rows have norm 1; then the gradient's part along them is taken off.
     - `dense`: a part that is not made of terms, if there is one.
     """
 
-    def __init__(self, terms: Sequence[Term], along: Float[Tensor, " d_sae"] | None, dense: Float[Tensor, "d_sae width"] | None) -> None:
+    def __init__(self, weight: Float[Tensor, "d_sae width"], terms: Sequence[Term], unit: bool, dense: Tensor | None) -> None:
         self.values, self.x, self.segments = _joined(terms)
-        self.along, self.dense = along, dense
-        self.d_sae, self.width = len(self.segments.bounds) - 1, self.x.shape[1]
+        self.dense = dense
+        parts, reaches = [term.sums for term in terms], [term.reach for term in terms]
+        if dense is not None:
+            parts, reaches = [*parts, (dense * weight).sum(1)], [*reaches, dense.norm(dim=1)]
+        self.along = _total(parts) if unit else None
+        self.reach = _total(reaches).square().sum()
+        """No less than the squared norm of the whole gradient."""
+        self.d_sae, self.width = weight.shape
+        self.shape = _shape(self.width)
         self.sums = torch.empty(len(self.segments.owner), self.width, dtype=torch.float32, device=self.x.device)
-        columns = columns_of(self.width)
         if len(self.sums):
-            _pieces_kernel[(len(self.sums), triton.cdiv(self.width, columns))](
-                *self._entries(), self.segments.owner, self.sums, self.d_sae, self.width, PIECE, 1024 // columns, columns,
-                num_warps=max(1, columns // 256),
-            )  # fmt: skip
-
-    @staticmethod
-    def part_along(weight: Float[Tensor, "d_sae width"], terms: Sequence[Term], dense: Tensor | None) -> Float[Tensor, " d_sae"]:
-        """How much of each row of the gradient is along the weight's row, from what the terms know of it."""
-        parts = [scalars(term.values, term.segments, term.along) for term in terms]
-        return torch.stack(parts if dense is None else [*parts, (dense * weight).sum(1)]).sum(0)
+            _pieces_kernel[(len(self.sums), triton.cdiv(self.width, self.shape[1]))](
+                *self._entries(), self.segments.owner, self.sums, self.d_sae, self.width, PIECE, *self.shape[:2], num_warps=self.shape[2]
+            )
 
     def _entries(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         return self.values, self.segments.rows, self.x, self.segments.bounds, self.segments.pieces
 
-    def squared_norm(self) -> Float[Tensor, ""]:
-        """The squared norm of the whole gradient."""
-        out = torch.empty(self.d_sae, dtype=torch.float32, device=self.x.device)
-        unit, dense, columns = self.along is not None, self.dense is not None, columns_of(self.width)
+    def squared_norm(self, needed: Bool[Tensor, ""]) -> Float[Tensor, ""]:
+        """The squared norm of the whole gradient; 0, and no work, where it is not needed."""
+        out = torch.zeros(self.d_sae, dtype=torch.float32, device=self.x.device)
+        unit, dense = self.along is not None, self.dense is not None
         _squares_kernel[(self.d_sae,)](
-            *self._entries(), self.sums, self.dense if dense else self.x, self.along if unit else self.x, out, self.width, unit, dense,
-            1024 // columns, columns, num_warps=max(1, columns // 256),
+            *self._entries(), self.sums, self.dense if dense else self.x, self.along if unit else self.x, needed.to(torch.int32), out,
+            self.width, unit, dense, *self.shape[:2], num_warps=self.shape[2],
         )  # fmt: skip
         return out.sum()
 
@@ -178,13 +179,25 @@ class Gradient:
         betas: tuple[float, float],
         eps: float,
     ) -> None:
-        """Adam's step on the weight and its bfloat16 copy, in place; rows are brought back to norm 1 where their part along is taken off."""
-        unit, dense, columns = self.along is not None, self.dense is not None, columns_of(self.width)
+        """Adam's step on the weight and its bfloat16 copy, in place; rows of norm 1 are brought back to it."""
+        unit, dense, (tile, columns, warps) = self.along is not None, self.dense is not None, self.shape
         _adam_kernel[(self.d_sae,)](
             weight, copy, *moments, *self._entries(), self.sums, self.dense if dense else self.x, self.along if unit else self.x, rate,
-            corrections, factor, self.width, *betas, eps, unit, dense, columns >= self.width, 1024 // columns, columns,
-            num_warps=max(1, columns // 256),
+            corrections, factor, self.width, *betas, eps, unit, dense, columns >= self.width, tile, columns, num_warps=warps,
         )  # fmt: skip
+
+
+def _shape(width: int) -> tuple[int, int, int]:
+    """Entries read at once, columns of a block, and warps: eight columns a thread, so that no sum leaves it."""
+    columns = SHAPE[0] if SHAPE else min(triton.next_power_of_2(max(width, 64)), 1024)
+    return (SHAPE[2] if SHAPE else 4), columns, (SHAPE[1] if SHAPE else max(1, columns // 256))
+
+
+SHAPE = None
+
+
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum(0)
 
 
 def _joined(terms: Sequence[Term]) -> tuple[Float[Tensor, " n"], BFloat16[Tensor, "row width"], Segments]:
