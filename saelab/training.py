@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from saelab.dictionary import Dictionary, Losses, Trainable
+from saelab.distributed.ranks import ALONE, Ranks
 from saelab.errors import Invalid
 from saelab.records import LogRow
 from saelab.schedules import learning_rate
@@ -81,13 +81,19 @@ class Trainer:
     - `config`: how.
     - `folder`: where dictionary, log and checkpoint are written; none to write nothing.
     - `evaluation`: what `config.evaluate_every` is about; none for no evaluation.
+    - `ranks`: the processes that train it together, which hold the dictionary.
     """
 
     def __init__(
-        self, dictionary: Trainable, config: TrainConfig, folder: Path | None = None, evaluation: Evaluation | None = None
+        self,
+        dictionary: Trainable,
+        config: TrainConfig,
+        folder: Path | None = None,
+        evaluation: Evaluation | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         _check(config, folder, evaluation)
-        self.dictionary, self.config, self.folder, self.evaluation = dictionary, config, folder, evaluation
+        self.dictionary, self.config, self.folder, self.evaluation, self.ranks = dictionary, config, folder, evaluation, ranks
         self.device = next(dictionary.parameters()).device
         self.lr = dictionary.default_lr() if config.lr is None else config.lr
         self.warmup = min(200, config.steps // 10) if config.warmup is None else config.warmup
@@ -98,7 +104,7 @@ class Trainer:
         self.steps_done = 0
         self.tokens = 0
         self.seconds, self._began = 0.0, time.monotonic()
-        self.idle = torch.zeros(dictionary.d_sae, dtype=torch.int64, device=self.device)
+        self.idle = torch.zeros(dictionary.d_sae // ranks.shards, dtype=torch.int64, device=self.device)
         self.dead: Int[Tensor, " dead"] = self.idle.new_zeros(0)
         self.sums: dict[str, Tensor] = {}
         self._noise = torch.Generator().manual_seed(config.seed).get_state()
@@ -131,21 +137,23 @@ class Trainer:
 
     def step(self, x: Float[Tensor, "row width"]) -> Losses:
         """One optimiser step on training rows. Waits for the device only every 16th time, to see which features are dead."""
-        x = x.to(self.device)
+        x = self.ranks.together(x.to(self.device))
         self.optimiser.param_groups[0]["lr"] = self.rate()
         if self.steps_done % _DEAD_EVERY == 0:
+            self._agree()
             self.dead = (self.idle >= self.dead_after).nonzero()[:, 0]
         with self._own_noise(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             losses = self.dictionary.losses(x, self.dead, self.steps_done / self.config.steps)
         loss = torch.stack(list(losses.terms.values())).sum()
         loss.backward()
+        self.ranks.reduce(self.dictionary)
         self.dictionary.before_step()
-        torch.nn.utils.clip_grad_norm_(self.dictionary.parameters(), self.config.clip)
+        self.ranks.clip(self.dictionary, self.config.clip)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.dictionary.after_step()
         self.steps_done += 1
-        self.tokens += len(x)
+        self.tokens += len(x) * self.ranks.rows
         self.seconds = time.monotonic() - self._began
         self._count(losses, loss)
         return losses
@@ -165,21 +173,26 @@ class Trainer:
     def _count(self, losses: Losses, loss: Tensor) -> None:
         """Adds the step to the sums of the log, on the device."""
         target = losses.target
-        self.idle = torch.where(losses.active > 0, 0, self.idle + len(target))
+        self.idle = torch.where(losses.active > 0, 0, self.idle + len(target) * self.ranks.rows)
         now = {
             "loss": loss,
             **losses.terms,
             "error": (target - losses.reconstruction).square().sum(),
-            "variance": (target - target.mean(0)).square().sum(),
-            "active": losses.active.sum(),
+            "variance": (target - self.ranks.mean(target.mean(0))).square().sum(),
+            "active": losses.active.sum() * self.ranks.size,  # a sum over ranks; of the others the mean is asked for
         }
         for name, term in now.items():
             self.sums[name] = self.sums.get(name, torch.zeros((), device=self.device)) + term.detach().float()
+
+    def _agree(self) -> None:
+        """Makes what is counted on each rank's rows and features the same for all rows."""
+        self.idle, self.sums = self.ranks.agree(self.idle, self.sums)
 
     def row(self) -> LogRow:
         """The log line of the steps since the last one. Raises `Invalid` if training has diverged."""
         if not self.finite():
             raise self.diverged()
+        self._agree()
         (steps, tokens, seconds), self.last_row = self.last_row, (self.steps_done, self.tokens, self.seconds)
         sums = {name: float(total) for name, total in self.sums.items()}
         self.sums = {}
@@ -187,7 +200,7 @@ class Trainer:
         metrics = {name: total / (self.steps_done - steps) for name, total in sums.items()} | {
             "fvu": error / variance if variance else 0.0,
             "l0": active / (self.tokens - tokens),
-            "dead": float((self.idle >= self.dead_after).float().mean()),
+            "dead": float(self.ranks.total((self.idle >= self.dead_after).float().mean()) / self.ranks.shards),
             "lr": self.optimiser.param_groups[0]["lr"],
             "tokens_per_second": (self.tokens - tokens) / max(self.seconds - seconds, 1e-9),
         }
@@ -211,9 +224,9 @@ class Trainer:
 
     def log(self) -> None:
         """Writes the log line of the steps since the last one, and what the evaluation finds where one is due."""
-        row = self.row()
-        if self.evaluation is not None and self._evaluates():
-            found = self.evaluation(self.dictionary)
+        row, evaluation = self.row(), self.evaluation
+        if evaluation is not None and self._evaluates():
+            found = self.ranks.led(lambda: evaluation(self.dictionary)) or {}
             row = replace(row, metrics={**row.metrics, **{f"eval/{name}": number for name, number in found.items()}})
         for sink in self._sinks:
             sink.write(row)
@@ -222,10 +235,11 @@ class Trainer:
         """Takes up the checkpoint, if there is one, and opens the log at its step. `reads` says what the batches are, as JSON."""
         self._reads = dict(reads)
         if self.folder is not None:
-            file = self.folder / CHECKPOINT_FILE
-            if file.is_file():
-                self._load(file)
-            self._sinks = open_sinks(self.config.sinks, self.folder, self._described(), self.steps_done)
+            found = self.ranks.load(self.folder, self._described(), self.device)
+            if found is not None:
+                self._load(*found)
+            if self.ranks.leads:
+                self._sinks = open_sinks(self.config.sinks, self.folder, self._described(), self.steps_done)
 
     def close(self) -> None:
         """Closes the log."""
@@ -236,8 +250,9 @@ class Trainer:
     def save(self) -> None:
         """Writes the checkpoint whole or not at all."""
         if self.folder is not None:
+            self._agree()
             facts = {"steps_done": self.steps_done, "tokens": self.tokens, "seconds": self.seconds, "last_row": self.last_row}
-            save_checkpoint(self.folder / CHECKPOINT_FILE, self._state(), facts, self._described())
+            self.ranks.save(self.folder, self._state(), facts, self._described())
 
     def _described(self) -> dict[str, Any]:
         dictionary = self.dictionary
@@ -249,16 +264,16 @@ class Trainer:
         for name, parameter in self.dictionary.named_parameters():
             state |= {f"adam.{name}.{part}": tensor for part, tensor in self.optimiser.state[parameter].items()}
         state |= {f"sum.{name}": tensor for name, tensor in self.sums.items()}
-        return {**state, "idle": self.idle, "dead": self.dead, "noise": self._noise}
+        dead = torch.zeros_like(self.idle, dtype=torch.bool).index_fill_(0, self.dead, True)
+        return {**state, "idle": self.idle, "dead": dead, "noise": self._noise}
 
-    def _load(self, file: Path) -> None:
-        state, facts = load_checkpoint(file, self._described(), self.device)
+    def _load(self, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         self.dictionary.load_state_dict({name: state[f"weights.{name}"] for name in self.dictionary.state_dict()})
         for name, parameter in self.dictionary.named_parameters():
             parts = [key for key in state if key.startswith(f"adam.{name}.")]
             self.optimiser.state[parameter] = {key.rpartition(".")[2]: state[key] for key in parts}
         self.sums = {key.removeprefix("sum."): tensor for key, tensor in state.items() if key.startswith("sum.")}
-        self.idle, self.dead, self._noise = state["idle"], state["dead"], state["noise"].cpu()
+        self.idle, self.dead, self._noise = state["idle"], state["dead"].nonzero()[:, 0], state["noise"].cpu()
         self.steps_done, self.tokens, self.seconds = facts["steps_done"], facts["tokens"], facts["seconds"]
         self._began = time.monotonic() - self.seconds
         steps, tokens, seconds = facts["last_row"]

@@ -35,8 +35,9 @@ class AbsTopK(Selective):
 
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
         """The k pre-activations of largest magnitude of each row."""
-        indices = topk_indices(x, weights.encoder, weights.bias, self.config.k, signed=True)
-        return Kept(gather_dot(x, weights.encoder, indices) + weights.bias[indices], indices)
+        indices = topk_indices(x, weights.encoder, weights.bias, min(self.config.k, len(weights.encoder)), signed=True)
+        values = gather_dot(x, weights.encoder, indices) + weights.bias[indices]
+        return Kept(*self.ranks.largest(values, indices, self.config.k))
 
     def settings(self) -> dict[str, Any]:
         """What SAELens' `cfg.json` says beyond the sizes."""

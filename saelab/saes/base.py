@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from saelab.affine import Affine, input_statistics
 from saelab.dictionary import Losses, Trainable
+from saelab.distributed.ranks import ALONE, Ranks
 from saelab.errors import Invalid
 from saelab.kernels.sparse import gather_dot, gather_sum, topk_indices
 from saelab.values import from_dict, to_dict, value
@@ -62,6 +63,8 @@ class SAE(Affine, Trainable):
 
     rate: ClassVar[float] = 2e-4
     """Learning rate that suits 16,384 features."""
+    ranks: Ranks = ALONE
+    """The processes that train it together, and the features that this one holds."""
 
     @value
     class Config:
@@ -90,7 +93,7 @@ class SAE(Affine, Trainable):
         """Decoder rows random, of norm 1 or short where they are free; encoder equal to the decoder, bias the sample's mean."""
         mean, scale = input_statistics(sample[:, : self.d_in])
         norm = 1.0 if self.config.decoder == "unit" else FREE_NORM
-        self.decoder.copy_(norm * functional.normalize(torch.randn(self.d_sae, self.d_in, generator=generator), dim=1))
+        self.decoder.copy_(norm * functional.normalize(self.ranks.drawn(self.d_sae, self.d_in, generator), dim=1))
         self.encoder.copy_(self.decoder)
         self.b_enc.zero_()
         self.b_dec.copy_(mean / scale)
@@ -174,10 +177,10 @@ class Selective(SAE):
     def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float) -> Losses:
         """Squared error over the inputs' variance, and the auxiliary term where features are dead."""
         x, wanted, weights, target, unit = self.task(rows)
-        kept = self.select(x, weights)
+        kept = self.select(self.ranks.entering(x), weights)
         terms, residual = self.errors(wanted, kept, weights)
-        if len(dead) and self.config.auxk > 0:
-            terms["auxk"] = self.config.auxk * auxiliary(x, residual, weights, dead, self.config.k_aux)
+        if self.config.auxk > 0 and self.ranks.count(len(dead)):
+            terms["auxk"] = self.config.auxk * auxiliary(x, residual, weights, dead, self.config.k_aux, self.ranks)
         fired = (kept.values.detach() != 0).to(x.dtype).flatten()
         active = torch.zeros_like(self.b_enc, requires_grad=False).index_add_(0, kept.indices.flatten(), fired)
         return Losses(terms=terms, active=active, reconstruction=(target - residual * unit).detach(), target=target)
@@ -186,7 +189,7 @@ class Selective(SAE):
         self, wanted: Float[Tensor, "row d_out"], kept: Kept, weights: Weights
     ) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "row d_out"]]:
         """The terms that ask for a good reconstruction, and what it leaves of what is wanted."""
-        residual = wanted - gather_sum(kept.values, kept.indices, weights.decoder, kept.starts)
+        residual = wanted - self.ranks.total(gather_sum(kept.values, kept.indices, weights.decoder, kept.starts))
         return {"reconstruction": self.relative(residual)}, residual
 
     @classmethod
@@ -202,13 +205,21 @@ class Selective(SAE):
         return {**config, "k": min(k, d_sae)}
 
 
-def largest(x: Float[Tensor, "row d_in"], weights: Weights, k: int) -> Kept:
-    """The k largest pre-activations of each row, where they are positive."""
-    indices = topk_indices(x, weights.encoder, weights.bias, k)
-    return Kept(functional.relu(gather_dot(x, weights.encoder, indices) + weights.bias[indices]), indices)
+def largest(x: Float[Tensor, "row d_in"], weights: Weights, k: int, ranks: Ranks = ALONE) -> Kept:
+    """The k largest pre-activations of each row, where they are positive; of all ranks' features, those that this rank holds."""
+    indices = topk_indices(x, weights.encoder, weights.bias, min(k, len(weights.encoder)))
+    values = functional.relu(gather_dot(x, weights.encoder, indices) + weights.bias[indices])
+    return Kept(*ranks.largest(values, indices, k))
 
 
-def auxiliary(x: Float[Tensor, "row d_in"], residual: Float[Tensor, "row d_out"], weights: Weights, dead: Tensor, k: int | None) -> Tensor:
+def auxiliary(
+    x: Float[Tensor, "row d_in"],
+    residual: Float[Tensor, "row d_out"],
+    weights: Weights,
+    dead: Int[Tensor, " dead"],
+    k: int | None,
+    ranks: Ranks = ALONE,
+) -> Float[Tensor, ""]:
     """How badly the k dead features that come closest to being active explain what the others leave: 1 if not at all.
 
     Its gradient reaches their encoder and decoder rows, and nothing else. Without k they are half the width, rounded to a power of two.
@@ -216,7 +227,7 @@ def auxiliary(x: Float[Tensor, "row d_in"], residual: Float[Tensor, "row d_out"]
     x, residual = x.detach(), residual.detach()
     encoder, bias, decoder = (item[dead] for item in weights)
     most = k or 2 ** round(math.log2(max(x.shape[1] / 2, 1)))
-    values, indices, _ = largest(x, Weights(encoder, bias, decoder), min(most, len(dead)))
-    missing = (gather_sum(values, indices, decoder) - residual).square().mean()
-    variance = (residual - residual.mean(0)).square().mean()
+    values, indices, starts = largest(x, Weights(encoder, bias, decoder), min(most, ranks.count(len(dead))), ranks)
+    missing = (ranks.total(gather_sum(values, indices, decoder, starts)) - residual).square().mean()
+    variance = ranks.mean((residual - ranks.mean(residual.mean(0))).square().mean())
     return missing / variance.clamp(min=torch.finfo(variance.dtype).tiny)

@@ -59,10 +59,12 @@ class BatchTopK(Selective):
 
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
         """The largest pre-activations of the batch, k a row on average."""
-        indices, starts = batch_topk_indices(x, weights.encoder, weights.bias, self.config.k * len(x))
+        count = min(self.config.k * self.ranks.rows, len(weights.encoder)) * len(x)  # all that may be kept are among these
+        indices, starts = batch_topk_indices(x, weights.encoder, weights.bias, count)
         values = functional.relu(gather_dot(x, weights.encoder, indices, starts) + weights.bias[indices])
-        self._smallest = values.detach().min()
-        return Kept(values, indices, starts)
+        kept = Kept(*self.ranks.batch_largest(values, indices, starts, self.config.k))
+        self._smallest = self.ranks.least(kept.values.detach())
+        return kept
 
     @torch.no_grad()
     def initialise(self, sample: Float[Tensor, "row width"], generator: torch.Generator) -> None:
@@ -76,7 +78,7 @@ class BatchTopK(Selective):
         x, _, weights, *_ = self.task(sample[:_FIRST_ROWS])
         pre = functional.linear(x, weights.encoder, weights.bias).flatten()
         kept = self.config.k * min(len(sample), _FIRST_ROWS)
-        around = pre.topk(min(kept + 1, len(pre))).values[-2:]
+        around = self.ranks.top(pre, kept + 1)[-2:]
         self.threshold.copy_((around.mean() / self.scale).clamp(min=0.0))
 
     @torch.no_grad()

@@ -47,7 +47,7 @@ class TopK(Selective):
 
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
         """The k largest pre-activations of each row."""
-        return largest(x, weights, self.config.k)
+        return largest(x, weights, self.config.k, self.ranks)
 
     def errors(
         self, wanted: Float[Tensor, "row d_out"], kept: Kept, weights: Weights
@@ -55,8 +55,9 @@ class TopK(Selective):
         """The squared error, and that of four times as many features where it is asked for."""
         terms, residual = super().errors(wanted, kept, weights)
         if self.multi:
-            values, indices, _ = largest(wanted, weights, min(_MULTI * self.config.k, self.d_sae))
-            terms["multi"] = self.multi * self.relative(wanted - gather_sum(values, indices, weights.decoder))
+            values, indices, starts = largest(self.ranks.entering(wanted), weights, min(_MULTI * self.config.k, self.d_sae), self.ranks)
+            written = self.ranks.total(gather_sum(values, indices, weights.decoder, starts))
+            terms["multi"] = self.multi * self.relative(wanted - written)
         return terms, residual
 
     def settings(self) -> dict[str, Any]:

@@ -1,0 +1,93 @@
+"""The processes that torchrun started: which of them this is, and what they do one after another.
+
+    torchrun --nproc-per-node 2 -m saelab train RUN ...
+
+torchrun watches its processes and ends all of them when one fails or is killed. What it cannot see, such as a machine that has vanished,
+ends the others after `PATIENCE`, in the operation that waits for it.
+"""
+
+import os
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+PATIENCE = timedelta(seconds=50)
+"""How long a process waits for others that should be where it is."""
+_LONG = timedelta(days=7)
+"""How long it waits for work that the leading process does alone: torchrun ends it if that one fails."""
+
+
+class Job:
+    """This process among those of its job.
+
+    Arguments:
+    - `rank`, `size`: its number and their number.
+    - `store`: what they all can write to and read from; none where it is alone.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, store: dist.Store | None = None) -> None:
+        self.rank, self.size, self._store = rank, size, store
+        self.leads = rank == 0
+        """Whether it does what must be done once."""
+        self._done = 0
+
+    def led(self, work: Callable[[], T]) -> T | None:
+        """Work that the leading process does while the others wait; what it finds there, none elsewhere."""
+        found = work() if self.leads else None
+        self._done += 1
+        if self._store is not None:
+            key = f"saelab/led/{self._done}"
+            if self.leads:
+                self._store.set(key, "done")
+            else:
+                self._store.wait([key], _LONG)
+        return found
+
+    def meet(self) -> None:
+        """Waits for all processes, however long they take."""
+        self._done += 1
+        if self._store is None:
+            return
+        key = f"saelab/met/{self._done}"
+        if self._store.add(key, 1) == self.size:
+            self._store.set(key + "/all", "here")
+        self._store.wait([key + "/all"], _LONG)
+
+    def speaks_first(self) -> bool:
+        """Whether no other process has said yet why the job ends."""
+        return self._store is None or self._store.add("saelab/error", 1) == 1
+
+
+_current = Job()
+
+
+def current() -> Job:
+    """This process in the job that it belongs to; alone where it belongs to none."""
+    return _current
+
+
+@contextmanager
+def joined() -> Generator[Job]:
+    """Joins the other processes, where torchrun started this one, and leaves them at the end."""
+    global _current
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield _current
+        return
+    local = int(os.environ["LOCAL_RANK"])
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local)
+    store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=dist.PrefixStore("torch", store), rank=rank, world_size=size, timeout=PATIENCE)
+    _current = Job(rank, size, store)
+    try:
+        yield _current
+        _current.meet()
+    finally:
+        _current = Job()
+        dist.destroy_process_group()

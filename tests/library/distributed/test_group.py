@@ -1,0 +1,39 @@
+"""The step of two processes is the step of one."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from together import train
+
+from saelab.dictionary import DICTIONARIES, WEIGHTS_FILE, Trainable, load_dictionary
+from saelab.distributed.group import DIVISIBLE
+
+TRAINABLE = [name for name in DICTIONARIES if issubclass(DICTIONARIES[name], Trainable)]
+
+
+def assert_alike(one, two, folder_one, folder_two):
+    assert any(row[2].get("auxk", 1) > 0 for row in one), "dead features were to be revived"
+    assert [row[:2] for row in one] == [row[:2] for row in two]
+    for (step, _, ours), (_, _, theirs) in zip(one, two, strict=True):
+        assert ours.keys() == theirs.keys()
+        for key, number in ours.items():
+            assert theirs[key] == pytest.approx(number, rel=2e-3, abs=2e-5), f"{key} at step {step}"
+    expected, found = load_file(folder_one / WEIGHTS_FILE), load_file(folder_two / WEIGHTS_FILE)
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        assert torch.allclose(found[name], tensor, rtol=1e-3, atol=1e-4), f"{name}: {(found[name] - tensor).abs().max()}"
+    load_dictionary(folder_two)
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_two_processes_with_half_the_rows_each_are_one_with_all(crew, tmp_path, name):
+    one = train(None, 1, name, tmp_path / "one")
+    two, _ = crew.run(train, 1, name, str(tmp_path / "two"))
+    assert_alike(one, two, tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize("name", DIVISIBLE)
+def test_two_processes_with_half_the_features_each_are_one_with_all(crew, tmp_path, name):
+    one = train(None, 1, name, tmp_path / "one")
+    two, _ = crew.run(train, 2, name, str(tmp_path / "two"))
+    assert_alike(one, two, tmp_path / "one", tmp_path / "two")
