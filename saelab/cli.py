@@ -3,6 +3,7 @@
 import ctypes
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -17,6 +18,7 @@ from saelab.activations.vectors import VECTORS, Vectors
 from saelab.analyses.quality import EvaluateConfig
 from saelab.choices import Labels, Sae, Scores, Texts
 from saelab.console import ERR, OUT
+from saelab.distributed.job import Job, joined
 from saelab.errors import Invalid, SaelabError, unknown
 from saelab.exchange import Export, Import
 from saelab.features.collect import CollectConfig
@@ -108,6 +110,9 @@ class Train:
     """Name of the tensor or column in it, where it holds more than one."""
     device: str = "auto"
     """Where it is trained: `cpu`, `cuda`, ...; `auto` takes a GPU if there is one."""
+    shards: int = 1
+    """Of the processes that torchrun started, how many divide the features of the dictionary among themselves; 1: each holds all of them.
+    The rows of a batch are divided among the groups of so many processes. docs/scaling.md says what suits when."""
     texts: Texts | None = None
     """Where the documents come from, where the run has not been read yet; none for the bundled corpus."""
     sae: Sae = TopK.Config()
@@ -133,7 +138,7 @@ class Train:
         others = Reads.of(config).hooks[1:]
         hook = VECTORS if self.vectors else recipes.prepared(run, self.model, self.texts, self.hook, others, captured=not self.stream)
         source = self.source or stages.source_name(hook, f"pooled-{kind.architecture}" if self.pooled else kind.architecture)
-        stages.train(run, replace(config, hook=hook, source=source), self.sae)
+        stages.train(run, replace(config, hook=hook, source=source), self.sae, self.shards)
         OUT.print(f"{run.path / 'dictionaries' / source}")
 
 
@@ -290,6 +295,7 @@ COMMANDS: dict[str, type[Command]] = {
     "make": Make,
 }
 """The library's commands; the server adds `serve`."""
+_SHARED = (Capture, Train, Sweep)
 
 
 def main(commands: Mapping[str, type[Command]], args: Sequence[str] | None = None) -> None:
@@ -299,7 +305,9 @@ def main(commands: Mapping[str, type[Command]], args: Sequence[str] | None = Non
         command = tyro.extras.subcommand_cli_from_dict(
             dict(commands), prog="saelab", args=args, description="From text to features to steered text."
         )
-        with shown():
+        with joined() as job, shown() if job.leads else nullcontext():
+            _need_alone(command, job)
+            OUT.quiet = not job.leads
             command()
     except SaelabError as error:
         ERR.print(f"saelab: {error}", style="red", markup=False)
@@ -307,6 +315,13 @@ def main(commands: Mapping[str, type[Command]], args: Sequence[str] | None = Non
     except KeyboardInterrupt:
         ERR.print("\nStopped. The same command goes on where it was.")
         sys.exit(130)
+
+
+def _need_alone(command: Command, job: Job) -> None:
+    """Refuses a command that many processes cannot share."""
+    if job.size > 1 and not isinstance(command, _SHARED):
+        names = ", ".join(name for name, kind in COMMANDS.items() if kind in _SHARED)
+        raise Invalid(f"torchrun started {job.size} processes, but only {names} share their work among several. Run this one alone.")
 
 
 def _keep_freed_memory() -> None:

@@ -1,4 +1,4 @@
-"""Processes on this machine that are a job together, as torchrun would start them; kept for many tests, since each takes seconds to start."""
+"""Processes on this machine that are a job together, as torchrun would start them; they serve many tests, for each takes long to start."""
 
 import os
 import socket
@@ -34,7 +34,7 @@ class Crew:
         for pipe in self.pipes:
             pipe.send((function, args))
         answers = [pipe.recv() for pipe in self.pipes]
-        for rank, (found, trouble) in enumerate(answers):
+        for rank, (_, trouble) in enumerate(answers):
             assert trouble is None, f"rank {rank}: {trouble}"
         return [found for found, _ in answers]
 

@@ -8,7 +8,6 @@ from saelab.describe import read_log
 from saelab.dictionary import DICTIONARIES
 from saelab.distributed.group import Group
 from saelab.distributed.ranks import ALONE
-from saelab.distributed.rows import Portion
 from saelab.sweep import Member, fit
 from saelab.testing import D_IN, L0, planted, training_rows
 from saelab.training import TrainConfig, Trainer
@@ -43,7 +42,7 @@ def member(job, shards, make, folder, batches=Batches, **changes):
     ranks = Group(job, shards, CPU) if job else ALONE
     dictionary = ranks.hold(make, CPU)
     all_rows = batches(make())
-    return Member(Trainer(dictionary, config(**changes), folder, ranks=ranks), Portion(all_rows, job.rank, job.size) if job else all_rows)
+    return Member(Trainer(dictionary, config(**changes), folder, ranks=ranks), ranks.part(all_rows))
 
 
 def train(job, shards, name, folder, settings=None, **changes):

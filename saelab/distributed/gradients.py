@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from saelab.distributed.collectives import gathered
+
 
 class Term(NamedTuple):
     """Part of a weight's gradient: with row t and slot j, `values[t, j] * rows[t]` is added to the row `indices[t, j]` of the weight."""
@@ -36,8 +38,7 @@ def gather_terms(terms: Sequence[Term], group: ProcessGroup) -> list[Term]:
 
     def everyone(mine: Tensor) -> Tensor:
         if id(mine) not in sent:
-            sent[id(mine)] = mine.new_empty(ranks * len(mine), *mine.shape[1:])
-            dist.all_gather_into_tensor(sent[id(mine)], mine.contiguous(), group=group)
+            sent[id(mine)] = gathered(mine, group)
         return sent[id(mine)]
 
     return [Term(everyone(values) / ranks, everyone(indices), everyone(rows)) for values, indices, rows in terms]
@@ -52,9 +53,7 @@ def reduce_gradients(gradients: Iterable[Tensor], group: ProcessGroup) -> None:
         work.wait()
 
 
-def clip_gradients(
-    divided: Sequence[Tensor], shared: Sequence[Tensor], most: float, group: ProcessGroup
-) -> None:
+def clip_gradients(divided: Sequence[Tensor], shared: Sequence[Tensor], most: float, group: ProcessGroup) -> None:
     """Scales gradients so that their norm is `most` at most: of weights divided among the ranks, and of those that all have."""
     squares = torch.stack([gradient.square().sum() for gradient in divided]).sum()
     dist.all_reduce(squares, group=group)

@@ -6,7 +6,7 @@ what these write; ranks in a column hold the same features, work on different ro
 Everything that a loss asks of the whole batch is answered exactly: the step of many ranks is the step of one, but for the rounding of sums.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,15 +14,15 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
-from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn import functional
 
 from saelab.checkpoint import CHECKPOINT_FILE, POINTER_FILE, SHARDS_FOLDER
+from saelab.distributed.collectives import gathered, summed
 from saelab.distributed.gradients import clip_gradients, reduce_gradients
 from saelab.distributed.job import Job
 from saelab.distributed.ranks import Flat, Ranks
+from saelab.distributed.rows import Portion
 from saelab.distributed.selection import chosen_of_all, chosen_of_rows
 from saelab.distributed.shards import is_divided, load_part, load_shards, load_weights, point_to, write_shards
 from saelab.errors import Invalid
@@ -99,19 +99,23 @@ class Group(Ranks):
 
     def together(self, x: Float[Tensor, "row width"]) -> Float[Tensor, "all_rows width"]:
         """The rows that all ranks with other features have read."""
-        return x if self.shards == 1 else _gathered(x, self._features)
+        return x if self.shards == 1 else gathered(x, self._features)
+
+    def part(self, batches: Callable[[int], Iterator[Tensor]]) -> Callable[[int], Iterator[Tensor]]:
+        """An equal part of each batch."""
+        return Portion(batches, self._job.rank, self.size)
 
     def everyone(self, x: Float[Tensor, "row width"]) -> Float[Tensor, "all_rows width"]:
         """The rows of all ranks."""
-        return _gathered(x, self._all)
+        return gathered(x, self._all)
 
     def mean(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The mean over the ranks with other rows."""
-        return x if self.rows == 1 else _Sum.apply(x, self._rows, self.rows)  # pyright: ignore[reportReturnType]
+        return x if self.rows == 1 else summed(x, self._rows, self.rows)
 
     def total(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The sum over the ranks with other features."""
-        return x if self.shards == 1 else _Sum.apply(x, self._features, 1)  # pyright: ignore[reportReturnType]
+        return x if self.shards == 1 else summed(x, self._features)
 
     def entering(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Each rank finds a part of the gradient: times their number, the mean over them is the sum."""
@@ -133,7 +137,7 @@ class Group(Ranks):
     def top(self, values: Float[Tensor, " n"], count: int) -> Float[Tensor, " count"]:
         """The largest values of all features, falling."""
         mine = super().top(values, count)
-        return mine if self.shards == 1 else super().top(_gathered(mine, self._features), count)
+        return mine if self.shards == 1 else super().top(gathered(mine, self._features), count)
 
     def largest(self, values: Float[Tensor, "row n"], indices: Int[Tensor, "row n"], k: int) -> Flat:
         """Of a rank's codes those that are among the k largest of all features, row by row; flat, since rows have unlike numbers."""
@@ -208,26 +212,6 @@ class Group(Ranks):
         whole.load_state_dict(load_weights(folder, "weights."))
         whole.provenance = dictionary.provenance
         return whole
-
-
-class _Sum(torch.autograd.Function):
-    """The sum over some ranks, divided by a number. Its gradient is passed on as it is."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, group: ProcessGroup, by: int) -> Tensor:
-        total = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=group)
-        return total / by if by > 1 else total
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return grad, None, None
-
-
-def _gathered(x: Tensor, group: ProcessGroup | None) -> Tensor:
-    gathered = x.new_empty(dist.get_world_size(group) * len(x), *x.shape[1:])
-    dist.all_gather_into_tensor(gathered, x.contiguous(), group=group)
-    return gathered
 
 
 def _ends(counts: Int[Tensor, " n"]) -> Int[Tensor, " ends"]:

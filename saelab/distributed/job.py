@@ -7,6 +7,7 @@ ends the others after `PATIENCE`, in the operation that waits for it.
 """
 
 import os
+import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,6 +15,8 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+from saelab.errors import Conflict, SaelabError
 
 T = TypeVar("T")
 PATIENCE = timedelta(seconds=50)
@@ -63,7 +66,9 @@ class Job:
         return self._store is None or self._store.add("saelab/error", 1) == 1
 
 
-_current = Job()
+ALONE = Job()
+"""A process that torchrun did not start."""
+_current = ALONE
 
 
 def current() -> Job:
@@ -73,21 +78,40 @@ def current() -> Job:
 
 @contextmanager
 def joined() -> Generator[Job]:
-    """Joins the other processes, where torchrun started this one, and leaves them at the end."""
+    """Joins the other processes, where torchrun started this one, and leaves them at the end.
+
+    The first process that fails raises its error, all others end quietly. Raises `Conflict` where another process is gone.
+    """
     global _current
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield _current
         return
-    local = int(os.environ["LOCAL_RANK"])
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local)
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     dist.init_process_group(backend, store=dist.PrefixStore("torch", store), rank=rank, world_size=size, timeout=PATIENCE)
-    _current = Job(rank, size, store)
+    _current = job = Job(rank, size, store)
     try:
-        yield _current
-        _current.meet()
-    finally:
-        _current = Job()
+        yield job
+        job.meet()
         dist.destroy_process_group()
+    except (SaelabError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_of_others(error):
+            raise
+        if not job.speaks_first():
+            sys.exit(1)
+        if isinstance(error, SaelabError):
+            raise
+        raise Conflict(
+            f"Process {rank} lost the others: one has ended, or has not answered for {PATIENCE.seconds} seconds. torchrun names the first "
+            f"that failed. Run the same command again; it goes on from the last checkpoint. ({str(error).splitlines()[0]})"
+        ) from None
+    finally:
+        _current = ALONE
+
+
+def _is_of_others(error: RuntimeError) -> bool:
+    """Whether communication failed; gloo's errors have no class of their own."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()

@@ -8,7 +8,7 @@ methods for many processes. The words:
     shards    ranks that hold different features of one dictionary, and the same rows: tensor parallel over the features
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saelab.checkpoint import CHECKPOINT_FILE, POINTER_FILE, load_checkpoint, save_checkpoint
+from saelab.distributed.job import Job
+from saelab.errors import Invalid
 
 T = TypeVar("T")
 Flat = tuple[Float[Tensor, "*codes"], Int[Tensor, "*codes"], Int[Tensor, " row_starts"] | None]
@@ -50,6 +52,10 @@ class Ranks:
     def together(self, x: Float[Tensor, "row width"]) -> Float[Tensor, "all_rows width"]:
         """The rows that the step works on: those that the ranks with other features have read are added to its own."""
         return x
+
+    def part(self, batches: Callable[[int], Iterator[Tensor]]) -> Callable[[int], Iterator[Tensor]]:
+        """The part of each batch that this rank reads, from any step on."""
+        return batches
 
     def everyone(self, x: Float[Tensor, "row width"]) -> Float[Tensor, "all_rows width"]:
         """The rows of all ranks."""
@@ -132,3 +138,14 @@ class Ranks:
 
 ALONE = Ranks()
 """The process that was not started by torchrun."""
+
+
+def ranks_of(job: Job, shards: int, device: torch.device) -> Ranks:
+    """How the processes of a job train one dictionary, its features divided among so many of them. Raises `Invalid` where they cannot."""
+    if job.size > 1:
+        from saelab.distributed.group import Group  # slow to import, and for many processes alone
+
+        return Group(job, shards, device)
+    if shards != 1:
+        raise Invalid(f"shards is {shards}, but there is only one process. Start as many: torchrun --nproc-per-node {shards} -m saelab ...")
+    return ALONE

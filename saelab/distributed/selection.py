@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.nn import functional
 
+from saelab.distributed.collectives import gathered
+
 _DIGITS = ((21, 10), (10, 11), (0, 10))
 """Shift and bits of each digit of a float that is not negative; its bits are ordered as it is."""
 
@@ -58,6 +60,4 @@ def chosen_of_all(values: Float[Tensor, " n"], count: int, group: ProcessGroup) 
 
 def _before(number: Tensor, group: ProcessGroup) -> Tensor:
     """The sum of a number over the ranks before this one."""
-    numbers = number.new_empty(dist.get_world_size(group))
-    dist.all_gather_into_tensor(numbers, number.view(1), group=group)
-    return numbers[: dist.get_rank(group)].sum()
+    return gathered(number.view(1), group)[: dist.get_rank(group)].sum()

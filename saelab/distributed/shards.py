@@ -8,6 +8,7 @@ A single `checkpoint.safetensors` is read the same way.
 
 import json
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,9 @@ def _read(folder: Path, device: torch.device, mesh: DeviceMesh | None, prefix: s
             state[name] = torch.zeros_like(whole, device=device)
         else:
             state[name] = _placed(torch.zeros_like(whole.chunk(mesh.size())[0], device=device), mesh)
-    dcp.load(state, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=mesh is None)
+    with warnings.catch_warnings():  # that one process reads it alone is meant
+        warnings.simplefilter("ignore")
+        dcp.load(state, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=mesh is None)
     return {name: tensor.to_local() if isinstance(tensor, DTensor) else tensor for name, tensor in state.items()}
 
 
