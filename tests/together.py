@@ -8,6 +8,7 @@ from saelab.describe import read_log
 from saelab.dictionary import DICTIONARIES
 from saelab.distributed.group import Group
 from saelab.distributed.ranks import ALONE
+from saelab.errors import Invalid
 from saelab.sweep import Member, fit
 from saelab.testing import D_IN, L0, planted, training_rows
 from saelab.training import TrainConfig, Trainer
@@ -27,14 +28,13 @@ class Batches:
 
 
 def config(**changes):
-    few = {"steps": STEPS, "batch_size": SIZE, "sample": 256, "log_every": 5, "checkpoint_every": 1e9, "dead_after": 64, "lr": 1e-2}
+    few: dict = {"steps": STEPS, "batch_size": SIZE, "sample": 256, "log_every": 5, "checkpoint_every": 1e9, "dead_after": 64, "lr": 1e-2}
     return TrainConfig(**few | changes)
 
 
-def made(name, **settings):
+def made(name):
     kind = DICTIONARIES[name]
-    small = kind.sized(D_IN, D_SAE, L0)
-    return lambda: kind(D_IN, type(small.config)(**{**vars(small.config), **settings}))
+    return lambda: kind(D_IN, kind.sized(D_IN, D_SAE, L0).config)
 
 
 def member(job, shards, make, folder, batches=Batches, **changes):
@@ -45,8 +45,26 @@ def member(job, shards, make, folder, batches=Batches, **changes):
     return Member(Trainer(dictionary, config(**changes), folder, ranks=ranks), ranks.part(all_rows))
 
 
-def train(job, shards, name, folder, settings=None, **changes):
-    """Trains to the end, and gives the log and what the folder then holds."""
-    fit([member(job, shards, made(name, **(settings or {})), Path(folder), **changes)])
+def train(job, shards, name, folder, dead=(), dead_after=64, every=1e9):
+    """Trains to the end, and gives the log. `dead`: features that are dead from the beginning."""
+    training = member(job, shards, made(name), Path(folder), dead_after=dead_after, checkpoint_every=every)
+    for feature in dead:
+        held = feature - training.trainer.ranks.first
+        if 0 <= held < len(training.trainer.idle):
+            training.trainer.idle[held] = 10**9
+    fit([training])
+    return log_of(folder)
+
+
+def train_until(job, shards, name, folder, stop):
+    """Trains until the batches end at a step, from which there is a checkpoint; gives the error."""
+    try:
+        fit([member(job, shards, made(name), Path(folder), lambda dictionary: Batches(dictionary, stop), checkpoint_every=0.0)])
+    except Invalid as error:
+        return str(error)
+
+
+def log_of(folder):
+    """Steps, tokens and metrics of a log, but for the speed."""
     kept = [{name: row.metrics[name] for name in sorted(row.metrics) if name != "tokens_per_second"} for row in read_log(Path(folder))]
     return [(row.step, row.tokens, metrics) for row, metrics in zip(read_log(Path(folder)), kept, strict=True)]

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -36,7 +37,8 @@ def is_divided(name: str, tensor: Tensor) -> bool:
 
 def point_to(folder: Path, step: int, facts: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Makes the shards of a step the checkpoint, and deletes all others."""
-    write_atomically(folder / POINTER_FILE, json.dumps({"step": step, "facts": facts, "config": config}) + "\n")
+    files = len(list((folder / SHARDS_FOLDER / str(step)).iterdir()))
+    write_atomically(folder / POINTER_FILE, json.dumps({"step": step, "files": files, "facts": facts, "config": config}) + "\n")
     for other in (folder / SHARDS_FOLDER).iterdir():
         if other.name != str(step):
             shutil.rmtree(other, ignore_errors=True)
@@ -53,10 +55,12 @@ def load_shards(
     file = folder / POINTER_FILE
     try:
         pointer = json.loads(file.read_bytes())
-        step, facts, made_with = pointer["step"], pointer["facts"], pointer["config"]
+        shards, facts, made_with = folder / SHARDS_FOLDER / str(pointer["step"]), pointer["facts"], pointer["config"]
         need_config(file, made_with, config)
-        return _read(folder / SHARDS_FOLDER / str(step), device, mesh), facts
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        if (found := len(list(shards.iterdir()))) != pointer["files"]:
+            raise ValueError(f"{shards} has {found} files, where {pointer['files']} were written")
+        return _read(shards, device, mesh), facts
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError, CheckpointException) as error:
         raise Corrupt(f"{file}: not a checkpoint ({error}). Delete it to train from the beginning.") from None
 
 

@@ -224,10 +224,12 @@ def auxiliary(
 
     Its gradient reaches their encoder and decoder rows, and nothing else. Without k they are half the width, rounded to a power of two.
     """
-    x, residual = x.detach(), residual.detach()
+    x, residual, count = x.detach(), residual.detach(), ranks.count(len(dead))
+    if not len(dead):  # only other ranks have some; this one takes part with a feature that is never active
+        dead, weights = dead.new_zeros(1), weights._replace(bias=torch.full_like(weights.bias, -torch.inf))
     encoder, bias, decoder = (item[dead] for item in weights)
     most = k or 2 ** round(math.log2(max(x.shape[1] / 2, 1)))
-    values, indices, starts = largest(x, Weights(encoder, bias, decoder), min(most, ranks.count(len(dead))), ranks)
+    values, indices, starts = largest(x, Weights(encoder, bias, decoder), min(most, count), ranks)
     missing = (ranks.total(gather_sum(values, indices, decoder, starts)) - residual).square().mean()
     variance = ranks.mean((residual - ranks.mean(residual.mean(0))).square().mean())
     return missing / variance.clamp(min=torch.finfo(variance.dtype).tiny)

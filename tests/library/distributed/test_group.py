@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from together import train
+from together import SIZE, STEPS, train
 
 from saelab.dictionary import DICTIONARIES, WEIGHTS_FILE, Trainable, load_dictionary
 from saelab.distributed.group import DIVISIBLE
@@ -12,16 +12,15 @@ TRAINABLE = [name for name in DICTIONARIES if issubclass(DICTIONARIES[name], Tra
 
 
 def assert_alike(one, two, folder_one, folder_two):
-    assert any(row[2].get("auxk", 1) > 0 for row in one), "dead features were to be revived"
     assert [row[:2] for row in one] == [row[:2] for row in two]
     for (step, _, ours), (_, _, theirs) in zip(one, two, strict=True):
         assert ours.keys() == theirs.keys()
         for key, number in ours.items():
-            assert theirs[key] == pytest.approx(number, rel=2e-3, abs=2e-5), f"{key} at step {step}"
+            assert theirs[key] == pytest.approx(number, rel=1e-4, abs=1e-5), f"{key} at step {step}"
     expected, found = load_file(folder_one / WEIGHTS_FILE), load_file(folder_two / WEIGHTS_FILE)
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
-        assert torch.allclose(found[name], tensor, rtol=1e-3, atol=1e-4), f"{name}: {(found[name] - tensor).abs().max()}"
+        assert torch.allclose(found[name], tensor, rtol=1e-4, atol=1e-5), f"{name}: {(found[name] - tensor).abs().max()}"
     load_dictionary(folder_two)
 
 
@@ -36,4 +35,11 @@ def test_two_processes_with_half_the_rows_each_are_one_with_all(crew, tmp_path, 
 def test_two_processes_with_half_the_features_each_are_one_with_all(crew, tmp_path, name):
     one = train(None, 1, name, tmp_path / "one")
     two, _ = crew.run(train, 2, name, str(tmp_path / "two"))
+    assert_alike(one, two, tmp_path / "one", tmp_path / "two")
+
+
+def test_a_process_may_hold_no_dead_feature_while_another_does(crew, tmp_path):
+    one = train(None, 1, "topk", tmp_path / "one", (2, 3), dead_after=STEPS * SIZE)
+    two, _ = crew.run(train, 2, "topk", str(tmp_path / "two"), (2, 3), STEPS * SIZE)
+    assert any("auxk" in metrics for _, _, metrics in one)
     assert_alike(one, two, tmp_path / "one", tmp_path / "two")
