@@ -52,6 +52,7 @@ class Group(Ranks):
         self.size, self.rows, self.shards, self.leads = job.size, job.size // shards, shards, job.leads
         mesh = init_device_mesh(device.type, (self.rows, shards), mesh_dim_names=("rows", "features"))
         self._mesh = mesh["features"]
+        assert dist.group.WORLD is not None, "a job of several processes has joined them"
         self._rows, self._features, self._all = mesh["rows"].get_group(), self._mesh.get_group(), dist.group.WORLD
         self._shard = self._mesh.get_local_rank()
 
@@ -65,7 +66,7 @@ class Group(Ranks):
             self._divide(dictionary, device)
         for module in dictionary.modules():
             if hasattr(module, "ranks"):
-                module.ranks = self
+                vars(module)["ranks"] = self
         return dictionary
 
     def _divide(self, dictionary: Any, device: torch.device) -> None:  # noqa: ANN401 - a Trainable, which is above this layer

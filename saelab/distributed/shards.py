@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
@@ -76,9 +78,9 @@ def write_shards(folder: Path, state: Mapping[str, Tensor], mesh: DeviceMesh) ->
     """Writes what this rank holds of the tensors, while all others do the same. Raises `Conflict` if it cannot be written."""
     parts = {name: _placed(tensor.detach(), mesh) if is_divided(name, tensor) else tensor.detach() for name, tensor in state.items()}
     try:
-        dcp.save(parts, storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
-    except (OSError, CheckpointException) as error:
-        raise cannot_write(folder, error) from None
+        save(parts, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    except CheckpointException as error:  # what each process met, by rank
+        raise cannot_write(folder, OSError(str(next(iter(error.failures.values()))[0]))) from None
 
 
 def load_weights(folder: Path, prefix: str) -> dict[str, Tensor]:
@@ -91,7 +93,7 @@ def load_weights(folder: Path, prefix: str) -> dict[str, Tensor]:
 def _read(folder: Path, device: torch.device, mesh: DeviceMesh | None, prefix: str = "") -> dict[str, Tensor]:
     """Each rank reads the slices that it holds, from whichever files have them."""
     state: dict[str, Tensor] = {}
-    known = dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    known = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     for name, found in known.items():
         if not name.startswith(prefix):
             continue
@@ -103,7 +105,7 @@ def _read(folder: Path, device: torch.device, mesh: DeviceMesh | None, prefix: s
             state[name] = _placed(torch.zeros_like(whole.chunk(mesh.size())[0], device=device), mesh)
     with warnings.catch_warnings():  # that one process reads it alone is meant
         warnings.simplefilter("ignore")
-        dcp.load(state, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=mesh is None)
+        load(state, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=mesh is None)
     return {name: tensor.to_local() if isinstance(tensor, DTensor) else tensor for name, tensor in state.items()}
 
 
