@@ -194,6 +194,8 @@ def _member(run: Run, config: TrainStage, sae: Any, feed: Feed, ranks: Ranks) ->
     kind, folder = architecture_of(sae), run.source(config.source)
     dictionary = ranks.hold(lambda: kind.for_widths(widths_of(feed.store), sae), usable(config.device))
     dictionary.locate(feed.provenance())
+    if config.stream is not None and ranks.size > 1:
+        raise Invalid("Several processes cannot train straight from the model. Leave out --stream: capture is shared out among them too.")
     evaluation = feed.evaluation(settings) if ranks.shards == 1 else None  # no process has the whole dictionary
     trainer = Trainer(dictionary, settings, folder.path, evaluation, ranks)
 

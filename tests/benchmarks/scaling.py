@@ -54,10 +54,8 @@ def step(shape: Shape, gpus: int, shards: int, terms: bool) -> dict[str, float]:
     gathered = 4 * mine * shape.d
     features = send(gathered, shards, across_shards) + 2 * send(gathered, shards, across_shards)  # rows; sum of what is written
     features += send(4 * mine * shape.k, shards, across_shards) + send(mine * shape.k, shards, across_shards)  # candidates and answers
-    if terms:
-        exchanged = send(rows * (2 * 2 * mine * shape.d + 12 * codes), rows, across_rows)  # x and error in bf16; two values and an index
-    else:
-        exchanged = 2 * send(4 * weights, rows, across_rows)
+    all_terms = rows * (2 * 2 * mine * shape.d + 12 * codes)  # x and error in bf16; two values and an index
+    exchanged = send(all_terms, rows, across_rows) if terms else 2 * send(4 * weights, rows, across_rows)
     communication = {"features": features, "gradients": exchanged}
     memory = weights * (12 + 2 + (0 if terms else 4)) + 2 * mine * held + 4 * 4 * mine * shape.d
     return {name: 1e3 * seconds for name, seconds in {**work, **communication}.items()} | {"gib": memory / 2**30}

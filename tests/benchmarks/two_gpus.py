@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 2 tests/benchmarks/two_gpus.py
 
-Prints a JSON line a measurement: the training step with all its bookkeeping, the median of some steps after others to warm up; bf16 products
-on GPUs, tiny shapes on a CPU. `speedup` is in tokens a second over one process at the batch of one (weak) and at the whole batch (strong).
+Prints a JSON line a measurement: the training step with all its bookkeeping, the median of some steps after others to warm up; products in
+bf16 on GPUs, tiny shapes on a CPU. `weak` and `strong` are tokens a second over those of one process, at its own batch and at that of all.
 """
 
 import json
