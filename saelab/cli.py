@@ -1,6 +1,6 @@
 """The command line: one command a stage, flags read from the configs."""
 
-import ctypes
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -18,7 +18,8 @@ from saelab.activations.vectors import VECTORS, Vectors
 from saelab.analyses.quality import EvaluateConfig
 from saelab.choices import Labels, Sae, Scores, Texts
 from saelab.console import ERR, OUT
-from saelab.distributed.job import Job, joined
+from saelab.devices import keep_freed_memory
+from saelab.distributed.job import joined
 from saelab.errors import Invalid, SaelabError, unknown
 from saelab.exchange import Export, Import
 from saelab.features.collect import CollectConfig
@@ -35,8 +36,6 @@ from saelab.steering import steer
 from saelab.texts.bundled import Bundled
 from saelab.training import TrainConfig
 from saelab.values import value
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # numbers of <malloc.h>
 
 
 class Command(Protocol):
@@ -295,18 +294,22 @@ COMMANDS: dict[str, type[Command]] = {
     "make": Make,
 }
 """The library's commands; the server adds `serve`."""
-_SHARED = (Capture, Train, Sweep)
 
 
 def main(commands: Mapping[str, type[Command]], args: Sequence[str] | None = None) -> None:
     """Runs the command that the arguments name. A user's error ends it with one paragraph and exit code 1."""
-    _keep_freed_memory()
+    keep_freed_memory()
     try:
         command = tyro.extras.subcommand_cli_from_dict(
-            dict(commands), prog="saelab", args=args, description="From text to features to steered text."
+            dict(commands),
+            prog="saelab",
+            args=args,
+            description="From text to features to steered text.",
+            console_outputs=os.environ.get("RANK", "0") == "0",  # torchrun starts this many times: help is shown once
         )
         with joined() as job, shown() if job.leads else nullcontext():
-            _need_alone(command, job)
+            if not isinstance(command, (Capture, Train, Sweep)):
+                job.need_alone()
             OUT.quiet = not job.leads
             command()
     except SaelabError as error:
@@ -315,21 +318,6 @@ def main(commands: Mapping[str, type[Command]], args: Sequence[str] | None = Non
     except KeyboardInterrupt:
         ERR.print("\nStopped. The same command goes on where it was.")
         sys.exit(130)
-
-
-def _need_alone(command: Command, job: Job) -> None:
-    """Refuses a command that many processes cannot share."""
-    if job.size > 1 and not isinstance(command, _SHARED):
-        names = ", ".join(name for name, kind in COMMANDS.items() if kind in _SHARED)
-        raise Invalid(f"torchrun started {job.size} processes, but only {names} share their work among several. Run this one alone.")
-
-
-def _keep_freed_memory() -> None:
-    """Tells the C library to keep what is freed: the next batch needs as much again, and asking Linux anew slows capture by a sixth."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            mallopt(parameter, 2**30)
 
 
 def _show_quality(quality: Quality) -> None:

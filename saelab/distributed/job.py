@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from saelab.errors import Conflict, SaelabError
+from saelab.errors import Conflict, Invalid, SaelabError
 
 T = TypeVar("T")
 PATIENCE = timedelta(seconds=50)
@@ -40,6 +40,14 @@ class Job:
         self.leads = rank == 0
         """Whether it does what must be done once."""
         self._done = 0
+
+    def need_alone(self) -> None:
+        """Raises `Invalid` for several processes, where there is work that they cannot share."""
+        if self.size > 1:
+            raise Invalid(
+                f"torchrun started {self.size} processes, but only capture, train and sweep share their work among several. Run this "
+                "command alone."
+            )
 
     def led(self, work: Callable[[], T]) -> T | None:
         """Work that the leading process does while the others wait; what it finds there, none elsewhere."""
