@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from crew import Crew
 from safetensors.torch import load_file
 from together import SIZE, STEPS, train
 
@@ -42,4 +43,12 @@ def test_a_process_may_hold_no_dead_feature_while_another_does(crew, tmp_path):
     one = train(None, 1, "topk", tmp_path / "one", (2, 3), dead_after=STEPS * SIZE)
     two, _ = crew.run(train, 2, "topk", str(tmp_path / "two"), (2, 3), STEPS * SIZE)
     assert any("auxk" in metrics for _, _, metrics in one)
+    assert_alike(one, two, tmp_path / "one", tmp_path / "two")
+
+
+def test_four_processes_divide_rows_and_features(tmp_path):
+    four = Crew(4)
+    one = train(None, 1, "batchtopk", tmp_path / "one")
+    two, *_ = four.run(train, 2, "batchtopk", str(tmp_path / "two"))
+    four.close()
     assert_alike(one, two, tmp_path / "one", tmp_path / "two")
