@@ -94,7 +94,7 @@ def _run(streams: Sequence["_Stream"], trainers: Sequence[Trainer]) -> None:
     for step in track(steps, stage="train", total=longest.steps * size, unit="tokens", done=first * size, size=size):
         for stream in streams:
             stream.step(step)
-        if time.monotonic() - saved >= every:
+        if trainers[0].ranks.decide(time.monotonic() - saved >= every):  # no two clocks are alike
             for stream in streams:
                 stream.save()
             saved = time.monotonic()

@@ -30,6 +30,8 @@ from saelab.errors import Invalid
 T = TypeVar("T")
 DIVISIBLE = ("topk", "batchtopk", "abstopk", "matryoshka", "jumprelu")
 """Architectures whose features can be divided among ranks."""
+_DECIDE_EVERY = 10
+"""Steps from one look at whether a checkpoint is due to the next."""
 _DRAWN_ROWS = 2**14
 """Rows of a random matrix that are drawn at a time; a multiple of 16, which keeps the numbers those of one draw."""
 
@@ -48,7 +50,7 @@ class Group(Ranks):
     def __init__(self, job: Job, shards: int, device: torch.device) -> None:
         if shards < 1 or job.size % shards:
             raise Invalid(f"shards is {shards}; it must divide the {job.size} processes of this job.")
-        self._job, self._device = job, device
+        self._job, self._device, self._steps = job, device, 0
         self.size, self.rows, self.shards, self.leads = job.size, job.size // shards, shards, job.leads
         mesh = init_device_mesh(device.type, (self.rows, shards), mesh_dim_names=("rows", "features"))
         self._mesh = mesh["features"]
@@ -183,6 +185,15 @@ class Group(Ranks):
             dist.all_reduce(packed, group=self._all)
             sums = dict(zip(sums, (packed / self.size).unbind(), strict=True))
         return idle, sums
+
+    def decide(self, due: bool) -> bool:
+        """What the rank that leads thinks; it is asked after one step in so many, since to ask is to wait."""
+        self._steps += 1
+        if self._steps % _DECIDE_EVERY:
+            return False
+        word = torch.tensor(due)
+        dist.broadcast(word, 0, group=self._all)
+        return bool(word)
 
     def led(self, work: Callable[[], T]) -> T | None:
         """What the rank that leads finds, while the others wait however long it takes."""

@@ -110,6 +110,10 @@ class Ranks:
 
     # What lies on disk
 
+    def decide(self, due: bool) -> bool:
+        """Whether something is due after a step, of which every rank has to think the same."""
+        return due
+
     def led(self, work: Callable[[], T]) -> T | None:
         """What the rank that leads finds, while the others wait however long it takes; there none."""
         return work()

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from together import SIZE, STEPS, train
 
 from saelab.dictionary import DICTIONARIES, WEIGHTS_FILE, Trainable, load_dictionary
-from saelab.distributed.group import DIVISIBLE
+from saelab.distributed.group import DIVISIBLE, Group
 
 TRAINABLE = [name for name in DICTIONARIES if issubclass(DICTIONARIES[name], Trainable)]
 
@@ -52,3 +52,14 @@ def test_four_processes_divide_rows_and_features(tmp_path):
     two, *_ = four.run(train, 2, "batchtopk", str(tmp_path / "two"))
     four.close()
     assert_alike(one, two, tmp_path / "one", tmp_path / "two")
+
+
+def decides(job):
+    group = Group(job, 1, torch.device("cpu"))
+    return [group.decide(job.rank == 0) for _ in range(30)]
+
+
+def test_the_clock_of_one_process_says_when_a_checkpoint_is_due(crew):
+    one, two = crew.run(decides)
+    assert one == two
+    assert sum(one) == 3

@@ -42,7 +42,7 @@ def test_a_checkpoint_is_read_by_another_number_of_processes(crew, tmp_path, fir
 
 
 def test_shards_of_another_config_and_torn_ones_are_refused(crew, tmp_path):
-    crew.run(train_until, 2, "topk", str(tmp_path), 5)
+    crew.run(train_until, 2, "topk", str(tmp_path), 12)
     with pytest.raises(Conflict, match=r"checkpoint\.json was made with another config"):
         train(None, 1, "topk", tmp_path, dead_after=7, every=0.0)
     for shard in (tmp_path / SHARDS_FOLDER).rglob("*.safetensors"):
