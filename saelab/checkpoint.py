@@ -1,6 +1,7 @@
 """Checkpoints: the state of an unfinished training in one file, tensors beside facts, written whole or not at all."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,17 @@ from saelab.run import differences, whole
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 """State of an unfinished training."""
+POINTER_FILE = "checkpoint.json"
+"""The same of one whose features are divided among processes: names the shards that hold the tensors."""
+SHARDS_FOLDER = "checkpoint"
+"""Where they lie."""
+
+
+def forget_checkpoint(folder: Path) -> None:
+    """Deletes the state of an unfinished training."""
+    for name in (CHECKPOINT_FILE, POINTER_FILE):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / SHARDS_FOLDER, ignore_errors=True)
 
 
 def save_checkpoint(file: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -36,8 +48,13 @@ def load_checkpoint(file: Path, config: Mapping[str, Any], device: torch.device)
             made_with = facts.pop("config")
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise Corrupt(f"{file}: not a checkpoint ({error}). Delete it to train from the beginning.") from None
+    need_config(file, made_with, config)
+    return state, facts
+
+
+def need_config(file: Path, made_with: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raises `Conflict` naming the fields where a checkpoint was made with another config than this."""
     changed = differences(made_with, json.loads(json.dumps(config)))
     if changed:
         lines = "\n".join(f"  {line}" for line in changed)
         raise Conflict(f"{file} was made with another config:\n{lines}\nUse another folder, or delete the file to train anew.")
-    return state, facts

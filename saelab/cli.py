@@ -1,8 +1,9 @@
 """The command line: one command a stage, flags read from the configs."""
 
-import ctypes
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -17,6 +18,8 @@ from saelab.activations.vectors import VECTORS, Vectors
 from saelab.analyses.quality import EvaluateConfig
 from saelab.choices import Labels, Sae, Scores, Texts
 from saelab.console import ERR, OUT
+from saelab.devices import keep_freed_memory
+from saelab.distributed.job import joined
 from saelab.errors import Invalid, SaelabError, unknown
 from saelab.exchange import Export, Import
 from saelab.features.collect import CollectConfig
@@ -33,8 +36,6 @@ from saelab.steering import steer
 from saelab.texts.bundled import Bundled
 from saelab.training import TrainConfig
 from saelab.values import value
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # numbers of <malloc.h>
 
 
 class Command(Protocol):
@@ -108,6 +109,9 @@ class Train:
     """Name of the tensor or column in it, where it holds more than one."""
     device: str = "auto"
     """Where it is trained: `cpu`, `cuda`, ...; `auto` takes a GPU if there is one."""
+    shards: int = 1
+    """Of the processes that torchrun started, how many divide the features of the dictionary among themselves; 1: each holds all of them.
+    The rows of a batch are divided among the groups of so many processes. docs/scaling.md says what suits when."""
     texts: Texts | None = None
     """Where the documents come from, where the run has not been read yet; none for the bundled corpus."""
     sae: Sae = TopK.Config()
@@ -133,7 +137,7 @@ class Train:
         others = Reads.of(config).hooks[1:]
         hook = VECTORS if self.vectors else recipes.prepared(run, self.model, self.texts, self.hook, others, captured=not self.stream)
         source = self.source or stages.source_name(hook, f"pooled-{kind.architecture}" if self.pooled else kind.architecture)
-        stages.train(run, replace(config, hook=hook, source=source), self.sae)
+        stages.train(run, replace(config, hook=hook, source=source), self.sae, self.shards)
         OUT.print(f"{run.path / 'dictionaries' / source}")
 
 
@@ -294,12 +298,19 @@ COMMANDS: dict[str, type[Command]] = {
 
 def main(commands: Mapping[str, type[Command]], args: Sequence[str] | None = None) -> None:
     """Runs the command that the arguments name. A user's error ends it with one paragraph and exit code 1."""
-    _keep_freed_memory()
+    keep_freed_memory()
     try:
         command = tyro.extras.subcommand_cli_from_dict(
-            dict(commands), prog="saelab", args=args, description="From text to features to steered text."
+            dict(commands),
+            prog="saelab",
+            args=args,
+            description="From text to features to steered text.",
+            console_outputs=os.environ.get("RANK", "0") == "0",  # torchrun starts this many times: help is shown once
         )
-        with shown():
+        with joined() as job, shown() if job.leads else nullcontext():
+            if not isinstance(command, (Capture, Train, Sweep)):
+                job.need_alone()
+            OUT.quiet = not job.leads
             command()
     except SaelabError as error:
         ERR.print(f"saelab: {error}", style="red", markup=False)
@@ -307,14 +318,6 @@ def main(commands: Mapping[str, type[Command]], args: Sequence[str] | None = Non
     except KeyboardInterrupt:
         ERR.print("\nStopped. The same command goes on where it was.")
         sys.exit(130)
-
-
-def _keep_freed_memory() -> None:
-    """Tells the C library to keep what is freed: the next batch needs as much again, and asking Linux anew slows capture by a sixth."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            mallopt(parameter, 2**30)
 
 
 def _show_quality(quality: Quality) -> None:

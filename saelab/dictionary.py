@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from saelab.distributed.ranks import ALONE, Ranks
 from saelab.errors import Corrupt, Invalid, NotFound
 from saelab.provenance import Provenance
 from saelab.registry import Registry
@@ -174,10 +175,13 @@ class Losses:
         return self.target - self.residual
 
 
-def spread(x: Float[Tensor, "row width"]) -> Float[Tensor, ""]:
-    """The sum of squared distances from the mean, in two passes that write nothing: for rows that are centred, or nearly."""
+def spread(x: Float[Tensor, "row width"], ranks: Ranks = ALONE) -> Float[Tensor, ""]:
+    """The sum of squared distances from the mean, in two passes that write nothing: for rows that are centred, or nearly.
+
+    The mean is that of all ranks' rows; what they find adds up to the sum over all rows.
+    """
     size = torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32))
-    return size.square() - x.sum(0, dtype=size.dtype).square().sum() / len(x)
+    return size.square() - ranks.mean(x.sum(0, dtype=size.dtype)).square().sum() / len(x)
 
 
 class Trainable(Dictionary):

@@ -7,6 +7,7 @@ from typing import Any
 from saelab import stages
 from saelab.activations.capture import CaptureConfig
 from saelab.analyses.quality import EvaluateConfig
+from saelab.distributed.job import current
 from saelab.errors import Conflict
 from saelab.features.collect import CollectConfig
 from saelab.labellers.base import Labeller
@@ -100,6 +101,14 @@ def prepared(
 
     Raises `Conflict` for a model or texts that are not those that the run was read with.
     """
+    current().led(lambda: _read(run, model, texts))
+    hook = hook or middle_hook(run)
+    if captured:
+        stages.capture_hooks(run, (hook, *others))
+    return hook
+
+
+def _read(run: Run, model: str | None, texts: TextSource | None) -> None:
     done = run.manifest("read")
     if done is None:
         subject = SubjectConfig(model=model) if model else SubjectConfig()
@@ -109,10 +118,6 @@ def prepared(
             f"{run.path} has already been read, with the model {done.config['subject']['model']!r}. Leave out --model and texts to "
             "train on it, or use another run folder."
         )
-    hook = hook or middle_hook(run)
-    if captured:
-        stages.capture_hooks(run, (hook, *others))
-    return hook
 
 
 def middle_hook(run: Run) -> str:

@@ -24,6 +24,8 @@ from saelab.analyses.quality import evaluate as measure_quality
 from saelab.corpus import Corpus, read_corpus
 from saelab.devices import usable
 from saelab.dictionary import DICTIONARIES, Trainable
+from saelab.distributed.job import current
+from saelab.distributed.ranks import ALONE, Ranks, ranks_of
 from saelab.errors import Conflict, Invalid
 from saelab.features.collect import CollectConfig, forget
 from saelab.features.collect import collect as collect_features
@@ -126,9 +128,10 @@ def capture(run: Run, config: CaptureConfig) -> None:
             return
     began = time.monotonic()
     hooks = [*captured, *missing]
-    stores = capture_activations(run_subject(run), Corpus.open(run.corpus), replace(config, hooks=tuple(missing)), run.activations)
+    job, lacking = current(), replace(config, hooks=tuple(missing))
+    stores = capture_activations(run_subject(run), Corpus.open(run.corpus), lacking, run.activations, job)
     rows = {**(done.facts["num_rows"] if done else {}), **{hook: store.num_rows for hook, store in stores.items()}}
-    run.finish("capture", replace(config, hooks=tuple(hooks)), {"hooks": hooks, "num_rows": rows}, began)
+    job.led(lambda: run.finish("capture", replace(config, hooks=tuple(hooks)), {"hooks": hooks, "num_rows": rows}, began))
 
 
 def capture_hooks(run: Run, hooks: Sequence[str]) -> None:
@@ -145,24 +148,35 @@ def source_folder(run: Run, source: str) -> Stages:
     return run.source(source)
 
 
-def train(run: Run, config: TrainStage, sae: Any) -> None:  # noqa: ANN401 - the Config of any trainable dictionary
-    """A dictionary trained on the activations of some hooks, in `dictionaries/<source>/`."""
-    train_together(run, [(config, sae)])
+def train(run: Run, config: TrainStage, sae: Any, shards: int = 1) -> None:  # noqa: ANN401 - the Config of any trainable dictionary
+    """A dictionary trained on the activations of some hooks, in `dictionaries/<source>/`.
+
+    All processes of a job train it together; so many of them divide its features. Raises `Invalid` where these do not fit.
+    """
+    _train(run, [(config, sae)], ranks_of(current(), shards, usable(config.device)))
 
 
 def train_together(run: Run, jobs: Sequence[tuple[TrainStage, Any]]) -> None:
     """Dictionaries trained in one pass over the activations of each hook; each is what `train` would have made of it.
 
-    Those that are done are left out. Raises `Conflict` before any work where one of them was made with another config.
+    The processes of a job share them out: each trains some, alone. Those that are done are left out. Raises `Conflict` before any work
+    where one of them was made with another config.
     """
+    job, count = current(), len(jobs)
+    _train(run, jobs, ALONE, range(job.rank * count // job.size, (job.rank + 1) * count // job.size))
+    job.meet()
+
+
+def _train(run: Run, jobs: Sequence[tuple[TrainStage, Any]], ranks: Ranks, mine: range = range(1)) -> None:
     names = [config.source for config, _ in jobs]
     for config, sae in jobs:
         check_hooks(config, architecture_of(sae))
         if names.count(config.source) > 1:
             raise Invalid(f"Two dictionaries would be named {config.source!r}. Each needs a name of its own.")
-    left = [(config, sae) for config, sae in jobs if not source_folder(run, config.source).done("train", training_config(config, sae))]
+    done = [source_folder(run, config.source).done("train", training_config(config, sae)) for config, sae in jobs]
+    left = [jobs[number] for number in mine if not done[number]]
     feeds = cache(lambda reads: Feed(run, reads))
-    fit([_member(run, config, sae, feeds(Reads.of(config))) for config, sae in left])
+    fit([_member(run, config, sae, feeds(Reads.of(config)), ranks) for config, sae in left])
 
 
 def training_config(config: TrainStage, sae: object) -> dict[str, Any]:
@@ -170,7 +184,7 @@ def training_config(config: TrainStage, sae: object) -> dict[str, Any]:
     return {**to_dict(config), "sae": {"kind": architecture_of(sae).architecture, **to_dict(sae)}}
 
 
-def _member(run: Run, config: TrainStage, sae: Any, feed: Feed) -> Member:  # noqa: ANN401 - as in train
+def _member(run: Run, config: TrainStage, sae: Any, feed: Feed, ranks: Ranks) -> Member:  # noqa: ANN401 - as in train
     """A training, ready to begin or to go on."""
     began, settings = time.monotonic(), config.train
     if config.epochs is not None:
@@ -178,9 +192,12 @@ def _member(run: Run, config: TrainStage, sae: Any, feed: Feed) -> Member:  # no
     if settings.precision == "auto":
         settings = replace(settings, precision="bf16" if feed.dtype == "bfloat16" else "fp32")
     kind, folder = architecture_of(sae), run.source(config.source)
-    dictionary = kind.for_widths(widths_of(feed.store), sae).to(usable(config.device))
+    dictionary = ranks.hold(lambda: kind.for_widths(widths_of(feed.store), sae), usable(config.device))
     dictionary.locate(feed.provenance())
-    trainer = Trainer(dictionary, settings, folder.path, feed.evaluation(settings))
+    if config.stream is not None and ranks.size > 1:
+        raise Invalid("Several processes cannot train straight from the model. Leave out --stream: capture is shared out among them too.")
+    evaluation = feed.evaluation(settings) if ranks.shards == 1 else None  # no process has the whole dictionary
+    trainer = Trainer(dictionary, settings, folder.path, evaluation, ranks)
 
     def finished(trainer: Trainer) -> None:
         facts = {
@@ -196,7 +213,7 @@ def _member(run: Run, config: TrainStage, sae: Any, feed: Feed) -> Member:  # no
         folder.finish("train", training_config(config, sae), facts, began)
 
     described = {**to_dict(config), "train": None, "source": None}
-    return Member(trainer, feed.batches(settings.batch_size, config.order), reads=described, finished=finished)
+    return Member(trainer, ranks.part(feed.batches(settings.batch_size, config.order)), reads=described, finished=finished)
 
 
 def evaluate(run: Run, config: EvaluateConfig, source: str | None = None) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from saelab.activations.base import Resumable
-from saelab.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+from saelab.checkpoint import forget_checkpoint, load_checkpoint, save_checkpoint
 from saelab.dictionary import save_dictionary
 from saelab.errors import Invalid
 from saelab.progress import track
@@ -94,7 +94,7 @@ def _run(streams: Sequence["_Stream"], trainers: Sequence[Trainer]) -> None:
     for step in track(steps, stage="train", total=longest.steps * size, unit="tokens", done=first * size, size=size):
         for stream in streams:
             stream.step(step)
-        if time.monotonic() - saved >= every:
+        if trainers[0].ranks.decide(time.monotonic() - saved >= every):  # no two clocks are alike
             for stream in streams:
                 stream.save()
             saved = time.monotonic()
@@ -119,8 +119,9 @@ class _Stream:
             steps = [-(-member.trainer.config.sample // self.size) for member in new]
             coming = self.batches(0)
             sample = list(islice(coming, max(steps)))
+            everyone = [self.members[0].trainer.ranks.everyone(x) for x in sample]
             for member, count in zip(new, steps, strict=True):
-                rows = member.rows(torch.cat([x.float() for x in sample[:count]] or [torch.zeros(0, 0)]))
+                rows = member.rows(torch.cat([x.float() for x in everyone[:count]] or [torch.zeros(0, 0)]))
                 if not bool(rows.isfinite().all()) and (strange := self._strange(member, 0, count)):
                     raise strange
                 member.trainer.initialise(rows)
@@ -190,10 +191,16 @@ class _Stream:
 
 def _finish(member: Member) -> None:
     """Writes the dictionary; the checkpoint goes last."""
-    folder = member.trainer.folder
-    if folder is not None:
-        save_dictionary(member.trainer.dictionary, folder)
-    if member.finished is not None:
-        member.finished(member.trainer)
-    if folder is not None:
-        (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    trainer, folder = member.trainer, member.trainer.folder
+    if folder is not None and trainer.ranks.shards > 1:
+        trainer.save()  # no process has the whole dictionary: it is read from there
+
+    def written() -> None:
+        if folder is not None:
+            save_dictionary(trainer.ranks.whole(trainer.dictionary, folder), folder)
+        if member.finished is not None:
+            member.finished(trainer)
+        if folder is not None:
+            forget_checkpoint(folder)
+
+    trainer.ranks.led(written)

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from saelab.dictionary import Dictionary, Losses, Trainable
+from saelab.distributed.ranks import ALONE, Ranks
 from saelab.errors import Invalid
 from saelab.kernels.adam import Adam
 from saelab.recording import Recording
@@ -87,27 +87,41 @@ class Trainer:
     - `config`: how.
     - `folder`: where dictionary, log and checkpoint are written; none to write nothing.
     - `evaluation`: what `config.evaluate_every` is about; none for no evaluation.
+    - `ranks`: the processes that train it together, which hold the dictionary.
     """
 
     def __init__(
-        self, dictionary: Trainable, config: TrainConfig, folder: Path | None = None, evaluation: Evaluation | None = None
+        self,
+        dictionary: Trainable,
+        config: TrainConfig,
+        folder: Path | None = None,
+        evaluation: Evaluation | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         _check(config, folder, evaluation)
-        self.dictionary, self.config, self.folder, self.evaluation = dictionary, config, folder, evaluation
+        self.dictionary, self.config, self.folder, self.evaluation, self.ranks = dictionary, config, folder, evaluation, ranks
         self.device = next(dictionary.parameters()).device
         self.lr = dictionary.default_lr() if config.lr is None else config.lr
         self.warmup = min(200, config.steps // 10) if config.warmup is None else config.warmup
         tokens = config.steps * config.batch_size
         self.dead_after = min(10_000_000, tokens // 50) if config.dead_after is None else config.dead_after
         betas = config.betas or dictionary.betas
-        self.optimiser = Adam(dictionary.parameters(), lr=self.lr, betas=betas, clip=config.clip, unit=dictionary.unit_rows())
+        self.optimiser = Adam(
+            dictionary.parameters(),
+            lr=self.lr,
+            betas=betas,
+            clip=config.clip,
+            unit=dictionary.unit_rows(),
+            shared=ranks.shared(dictionary),
+            total=ranks.total,
+        )
         self.steps_done = 0
         self.tokens = 0
         self.seconds, self._began = 0.0, time.monotonic()
-        self.idle = torch.zeros(dictionary.d_sae, dtype=torch.int64, device=self.device)
+        self.idle = torch.zeros(dictionary.d_sae // ranks.shards, dtype=torch.int64, device=self.device)
         self.dead: Int[Tensor, " dead"] = self.idle.new_zeros(0)
         self._dead: dict[int, Tensor] = {}
-        records = dictionary.recordable and self.device.type == "cuda" and config.precision == "bf16"
+        records = dictionary.recordable and ranks.recordable and self.device.type == "cuda" and config.precision == "bf16"
         self._recording = Recording(self._advance) if records else None
         self.sums: dict[str, Tensor] = {}
         self._noise = torch.Generator().manual_seed(config.seed).get_state()
@@ -143,27 +157,24 @@ class Trainer:
 
         On a GPU the step is recorded where the architecture allows it; then the next one overwrites what this one returns.
         """
-        x = x.to(self.device)
+        x = self.ranks.together(x.to(self.device))
         self.optimiser.set_lr(self.rate())
         if self.steps_done % _DEAD_EVERY == 0:
-            self._look_for_dead()
+            self._agree()
+            self.dead = self._filled((self.idle >= self.dead_after).nonzero()[:, 0])
         losses = self._advance(x) if self._recording is None else self._recording(x, len(self.dead))
         self.steps_done += 1
-        self.tokens += len(x)
+        self.tokens += len(x) * self.ranks.rows
         self.seconds = time.monotonic() - self._began
         return losses
 
-    def _look_for_dead(self) -> None:
-        """Which features have not been active for long; a recorded step is given a few numbers of them, filled up."""
-        dead = (self.idle >= self.dead_after).nonzero()[:, 0]
-        if self._recording is not None and len(dead):
-            size = 2 ** max(_FEWEST_DEAD, (len(dead) - 1).bit_length())
-            dead = (
-                self._dead.setdefault(size, dead.new_empty(size))
-                .fill_(-1)
-                .index_copy_(0, torch.arange(len(dead), device=dead.device), dead)
-            )
-        self.dead = dead
+    def _filled(self, dead: Int[Tensor, " dead"]) -> Int[Tensor, " filled"]:
+        """Dead features as the step is given them: to a recorded one a few numbers of them, filled up."""
+        if self._recording is None or not len(dead):
+            return dead
+        size = 2 ** max(_FEWEST_DEAD, (len(dead) - 1).bit_length())
+        filled = self._dead.setdefault(size, dead.new_empty(size)).fill_(-1)
+        return filled.index_copy_(0, torch.arange(len(dead), device=dead.device), dead)
 
     def _advance(self, x: Float[Tensor, "row width"]) -> Losses:
         """What the device does in a step."""
@@ -171,6 +182,7 @@ class Trainer:
             losses = self.dictionary.losses(x, self.dead, self.steps_done / self.config.steps)
         loss = reduce(add, losses.terms.values())
         loss.backward()
+        self.ranks.reduce(self.dictionary)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.dictionary.after_step()
@@ -191,16 +203,22 @@ class Trainer:
     @torch.no_grad()
     def _count(self, losses: Losses, loss: Tensor) -> None:
         """Adds the step to the sums of the log, on the device."""
-        self.idle.add_(len(losses.target)).masked_fill_(losses.active > 0, 0)
-        now = {"loss": loss, **losses.terms, "error": losses.error, "variance": losses.variance, "active": losses.active.sum()}
+        self.idle.add_(len(losses.target) * self.ranks.rows).masked_fill_(losses.active > 0, 0)
+        active = losses.active.sum() * self.ranks.size  # a sum over ranks; of the others the mean is asked for
+        now = {"loss": loss, **losses.terms, "error": losses.error, "variance": losses.variance, "active": active}
         for name in now.keys() - self.sums.keys():
             self.sums[name] = torch.zeros((), device=self.device)
         torch._foreach_add_([self.sums[name] for name in now], [term.float() for term in now.values()])
+
+    def _agree(self) -> None:
+        """Makes what is counted on each rank's rows and features the same for all rows."""
+        self.ranks.agree(self.idle, self.sums)
 
     def row(self) -> LogRow:
         """The log line of the steps since the last one. Raises `Invalid` if training has diverged."""
         if not self.finite():
             raise self.diverged()
+        self._agree()
         (steps, tokens, seconds), self.last_row = self.last_row, (self.steps_done, self.tokens, self.seconds)
         sums = {name: float(total) for name, total in self.sums.items()}
         for total in self.sums.values():
@@ -209,7 +227,7 @@ class Trainer:
         metrics = {name: total / (self.steps_done - steps) for name, total in sums.items()} | {
             "fvu": error / variance if variance else 0.0,
             "l0": active / (self.tokens - tokens),
-            "dead": float((self.idle >= self.dead_after).float().mean()),
+            "dead": float(self.ranks.total((self.idle >= self.dead_after).float().mean()) / self.ranks.shards),
             "lr": float(self.optimiser.param_groups[0]["lr"]),
             "tokens_per_second": (self.tokens - tokens) / max(self.seconds - seconds, 1e-9),
         }
@@ -233,9 +251,9 @@ class Trainer:
 
     def log(self) -> None:
         """Writes the log line of the steps since the last one, and what the evaluation finds where one is due."""
-        row = self.row()
-        if self.evaluation is not None and self._evaluates():
-            found = self.evaluation(self.dictionary)
+        row, evaluation = self.row(), self.evaluation
+        if evaluation is not None and self._evaluates():
+            found = self.ranks.led(lambda: evaluation(self.dictionary)) or {}
             row = replace(row, metrics={**row.metrics, **{f"eval/{name}": number for name, number in found.items()}})
         for sink in self._sinks:
             sink.write(row)
@@ -244,10 +262,11 @@ class Trainer:
         """Takes up the checkpoint, if there is one, and opens the log at its step. `reads` says what the batches are, as JSON."""
         self._reads = dict(reads)
         if self.folder is not None:
-            file = self.folder / CHECKPOINT_FILE
-            if file.is_file():
-                self._load(file)
-            self._sinks = open_sinks(self.config.sinks, self.folder, self._described(), self.steps_done)
+            found = self.ranks.load(self.folder, self._described(), self.device)
+            if found is not None:
+                self._load(*found)
+            if self.ranks.leads:
+                self._sinks = open_sinks(self.config.sinks, self.folder, self._described(), self.steps_done)
 
     def close(self) -> None:
         """Closes the log."""
@@ -258,8 +277,9 @@ class Trainer:
     def save(self) -> None:
         """Writes the checkpoint whole or not at all."""
         if self.folder is not None:
+            self._agree()
             facts = {"steps_done": self.steps_done, "tokens": self.tokens, "seconds": self.seconds, "last_row": self.last_row}
-            save_checkpoint(self.folder / CHECKPOINT_FILE, self._state(), facts, self._described())
+            self.ranks.save(self.folder, self._state(), facts, self._described())
 
     def _described(self) -> dict[str, Any]:
         dictionary = self.dictionary
@@ -271,16 +291,16 @@ class Trainer:
         for name, parameter in self.dictionary.named_parameters():
             state |= {f"adam.{name}.{part}": tensor for part, tensor in self.optimiser.state[parameter].items()}
         state |= {f"sum.{name}": tensor for name, tensor in self.sums.items()}
-        return {**state, "idle": self.idle, "dead": self.dead, "noise": self._noise}
+        dead = torch.zeros_like(self.idle, dtype=torch.bool).index_fill_(0, self.dead[self.dead >= 0], True)
+        return {**state, "idle": self.idle, "dead": dead, "noise": self._noise}
 
-    def _load(self, file: Path) -> None:
-        state, facts = load_checkpoint(file, self._described(), self.device)
+    def _load(self, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         self.dictionary.load_state_dict({name: state[f"weights.{name}"] for name in self.dictionary.state_dict()})
         for name, parameter in self.dictionary.named_parameters():
             parts = [key for key in state if key.startswith(f"adam.{name}.")]
             self.optimiser.state[parameter] = {key.rpartition(".")[2]: state[key] for key in parts}
         self.sums = {key.removeprefix("sum."): tensor for key, tensor in state.items() if key.startswith("sum.")}
-        self.idle, self.dead, self._noise = state["idle"], state["dead"], state["noise"].cpu()
+        self.idle, self.dead, self._noise = state["idle"], self._filled(state["dead"].nonzero()[:, 0]), state["noise"].cpu()
         self.steps_done, self.tokens, self.seconds = facts["steps_done"], facts["tokens"], facts["seconds"]
         self._began = time.monotonic() - self.seconds
         steps, tokens, seconds = facts["last_row"]

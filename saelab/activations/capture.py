@@ -7,6 +7,7 @@ from saelab.activations.disk import DiskStore, StorePlan, StoreWriter
 from saelab.activations.forward import Captured, Forward, ForwardConfig, Piece
 from saelab.activations.memory import MemoryStore
 from saelab.corpus import Corpus
+from saelab.distributed.job import ALONE, Job
 from saelab.progress import track
 from saelab.values import value
 
@@ -19,8 +20,12 @@ class CaptureConfig(ForwardConfig):
     """Places in the subject, in TransformerLens names, such as `blocks.14.hook_resid_post`; all are captured in one pass."""
 
 
-def capture(subject: Captured, corpus: Corpus, config: CaptureConfig, folder_of_hook: Callable[[str], Path]) -> dict[str, DiskStore]:
+def capture(
+    subject: Captured, corpus: Corpus, config: CaptureConfig, folder_of_hook: Callable[[str], Path], job: Job = ALONE
+) -> dict[str, DiskStore]:
     """Captures to disk, a folder a hook. It may be killed at any time: files that a pass with the same config finished are kept.
+
+    The processes of a job share the files out among them: each reads its own windows, and they are the files that one would have written.
 
     Raises `Invalid` for a config that cannot be and, with its origin, for an activation that is not finite; `Conflict` where a folder
     holds another capture or cannot be written (a full disk leaves nothing half-written); `Corrupt` naming a finished file that is torn;
@@ -29,13 +34,17 @@ def capture(subject: Captured, corpus: Corpus, config: CaptureConfig, folder_of_
     forward = Forward(subject, corpus, config, config.hooks)
     writers = {hook: StoreWriter(folder_of_hook(hook), _plan(forward, hook)) for hook in config.hooks}
     shards = forward.shards()
-    lacking = {number: [hook for hook, writer in writers.items() if not writer.has(number)] for number in range(len(shards))}
+    mine = range(job.rank, len(shards), job.size)
+    lacking = {number: [hook for hook, writer in writers.items() if not writer.has(number)] for number in mine}
     todo = [number for number, hooks in lacking.items() if hooks]
-    sizes = [int(corpus.window_length[shard].sum()) for shard in shards]
-    done = corpus_tokens(corpus) - sum(sizes[number] for number in todo)
-    for number in track(todo, stage="capture", total=corpus_tokens(corpus), unit="tokens", done=done, size=lambda number: sizes[number]):
+    sizes = {number: int(corpus.window_length[shards[number]].sum()) for number in mine}
+    total = sum(sizes.values())
+    done = total - sum(sizes[number] for number in todo)
+    for number in track(todo, stage="capture", total=total, unit="tokens", done=done, size=sizes.__getitem__):
         for hook, (chunk, is_held_out) in forward.on(shards[number], lacking[number]).items():
             writers[hook].write(number, chunk, is_held_out)
+    job.meet()
+    job.led(lambda: [writer.finish(len(shards)) for writer in writers.values()])
     return {hook: writer.finish(len(shards)) for hook, writer in writers.items()}
 
 

@@ -10,7 +10,7 @@ triangle inequality does not show that nothing is to be clipped. Every row is st
 PyTorch's Adam.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,13 +36,23 @@ class Adam(torch.optim.Adam):
     - `lr`, `betas`: Adam's.
     - `clip`: largest norm of all gradients together.
     - `unit`: those of the weights whose rows stay at norm 1.
+    - `shared`, `total`: where processes hold rows of the same weights: those of the weights that all of them hold whole, and the sum of a
+      number over them.
     """
 
     def __init__(
-        self, weights: Iterable[nn.Parameter], *, lr: float, betas: tuple[float, float], clip: float, unit: Sequence[nn.Parameter] = ()
+        self,
+        weights: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        clip: float,
+        unit: Sequence[nn.Parameter] = (),
+        shared: Sequence[nn.Parameter] = (),
+        total: Callable[[Tensor], Tensor] = lambda number: number,
     ) -> None:
         weights = list(weights)
-        self.clip, self.unit = clip, unit
+        self.clip, self.unit, self.shared, self.total = clip, unit, set(shared), total
         device = weights[0].device
         on_gpu = device.type == "cuda"
         rate = torch.tensor(lr, device=device) if on_gpu else lr  # a recorded step reads it where it lies
@@ -71,9 +81,7 @@ class Adam(torch.optim.Adam):
         for weight in turned:
             if weight.grad is not None and weight not in summed:
                 weight.grad.addcmul_((weight.grad * weight).sum(1, keepdim=True), weight, value=-1.0)
-        norm = get_total_norm([weight.grad for weight in dense if weight.grad is not None])
-        if summed:
-            norm = self._norm(norm, list(summed.values()))
+        norm = self._norm(dense, list(summed.values()))
         clip_grads_with_norm_(dense, self.clip, norm)
         for weight, gradient in summed.items():
             self._step(weight, gradient, (self.clip / (norm + _TINY)).clamp(max=1.0))
@@ -88,11 +96,17 @@ class Adam(torch.optim.Adam):
         dense, weight.grad = weight.grad, None  # a part that did not come as a term; PyTorch's Adam is to leave the weight alone
         return Gradient(weight, terms, any(weight is one for one in self.unit), dense)
 
-    def _norm(self, others: Tensor, gradients: list["Gradient"]) -> Tensor:
+    def _norm(self, dense: list[nn.Parameter], summed: list["Gradient"]) -> Tensor:
         """The norm of all gradients; where a bound shows that it is under the limit, the bound: the factor of clipping is 1 either way."""
-        bound = others**2 + torch.stack([gradient.reach for gradient in gradients]).sum()
+        own, shared = (
+            get_total_norm([weight.grad for weight in dense if weight.grad is not None and (weight in self.shared) is is_shared]) ** 2
+            for is_shared in (False, True)
+        )
+        bound = self.total(sum((gradient.reach for gradient in summed), own)) + shared
+        if not summed:
+            return bound.sqrt()
         needed = bound > (self.clip - _TINY) ** 2
-        exact = others**2 + torch.stack([gradient.squared_norm(needed) for gradient in gradients]).sum()
+        exact = self.total(sum((gradient.squared_norm(needed) for gradient in summed), own)) + shared
         return torch.where(needed, exact, bound).sqrt()
 
     def _step(self, weight: nn.Parameter, gradient: "Gradient", factor: Tensor) -> None:

@@ -132,6 +132,8 @@ def gather_dot(
 
     Differentiable in `x`, `weight` and `bias`.
     """
+    if not torch.is_grad_enabled():  # nothing is prepared for a backward pass
+        return _dots(x, weight, indices, starts, bias, fast(weight))
     return _GatherDot.apply(x, weight, bias, indices, starts)  # pyright: ignore[reportReturnType]
 
 

@@ -35,8 +35,10 @@ class AbsTopK(Selective):
 
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
         """The k pre-activations of largest magnitude of each row."""
-        indices = topk_indices(x, weights.encoder, weights.bias, self.config.k, signed=True)
-        return Kept(gather_dot(x, weights.encoder, indices, bias=weights.bias), indices)
+        encoder, bias = weights.encoder, weights.bias
+        found = topk_indices(x, encoder, bias, min(self.config.k, len(encoder)), signed=True)
+        indices, starts = self.ranks.largest(found, self.config.k, lambda: gather_dot(x, encoder, found, bias=bias).abs())
+        return Kept(gather_dot(x, encoder, indices, starts, bias), indices, starts)
 
     def settings(self) -> dict[str, Any]:
         """What SAELens' `cfg.json` says beyond the sizes."""

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from saelab.affine import Affine, input_statistics
 from saelab.dictionary import Losses, Trainable, spread
+from saelab.distributed.ranks import ALONE, Ranks
 from saelab.errors import Invalid
 from saelab.kernels.sparse import fast, gather_dot, gather_sum, mean_square, moved_bias, topk_indices, unexplained
 from saelab.values import from_dict, to_dict, value
@@ -73,6 +74,8 @@ class SAE(Affine, Trainable):
 
     rate: ClassVar[float] = 2e-4
     """Learning rate that suits 16,384 features."""
+    ranks: Ranks = ALONE
+    """The processes that train it together, and the features that this one holds."""
 
     @value
     class Config:
@@ -101,7 +104,7 @@ class SAE(Affine, Trainable):
         """Decoder rows random, of norm 1 or short where they are free; encoder equal to the decoder, bias the sample's mean."""
         mean, scale = input_statistics(sample[:, : self.d_in])
         norm = 1.0 if self.config.decoder == "unit" else FREE_NORM
-        self.decoder.copy_(norm * functional.normalize(torch.randn(self.d_sae, self.d_in, generator=generator), dim=1))
+        self.decoder.copy_(norm * functional.normalize(self.ranks.drawn(self.d_sae, self.d_in, generator), dim=1))
         self.encoder.copy_(self.decoder)
         self.b_enc.zero_()
         self.b_dec.copy_(mean / scale)
@@ -171,11 +174,11 @@ class Selective(SAE):
         if fast(self.encoder):  # centred once, in bfloat16; and once more where the error is computed
             rows = rows.contiguous()
             x = torch.sub(rows, offset.detach(), out=torch.empty_like(rows, dtype=torch.bfloat16))
-            return Task(x, rows, offset, weights, offset, target=rows, variance=spread(x))
+            return Task(x, rows, offset, weights, offset, target=rows, variance=spread(x, self.ranks))
         target = rows.to(self.b_dec.dtype)
         wanted = target - offset
         x = wanted.detach()
-        return Task(x, wanted, None, weights, offset, target=target, variance=spread(x))
+        return Task(x, wanted, None, weights, offset, target=target, variance=spread(x, self.ranks))
 
     @abstractmethod
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
@@ -185,11 +188,13 @@ class Selective(SAE):
         """Squared error over the inputs' variance, and the auxiliary term where features are dead."""
         task = self.task(rows)
         weights, offset, unit = task.weights, task.offset, task.unit
-        moved = weights if offset is None else weights._replace(bias=moved_bias(weights.bias, offset, weights.encoder))
+        moved = weights
+        if offset is not None:
+            moved = weights._replace(bias=moved_bias(weights.bias, self.ranks.entering(offset), weights.encoder))
         kept = self.select(task.x, moved)
         terms, residual, error = self.errors(task, kept, moved)
-        if len(dead) and self.config.auxk > 0:
-            terms["auxk"] = self.config.auxk * auxiliary(task.x, residual, weights, dead, self.config.k_aux)
+        if self.config.auxk > 0 and self.ranks.count(len(dead)):
+            terms["auxk"] = self.config.auxk * auxiliary(task.x, residual, weights, dead, self.config.k_aux, self.ranks)
         fired = (kept.values.detach() != 0).to(residual.dtype).flatten()
         active = torch.zeros_like(self.b_enc, requires_grad=False).index_add_(0, kept.indices.flatten(), fired)
         if unit is not None:
@@ -201,7 +206,11 @@ class Selective(SAE):
         self, task: Task, kept: Kept, weights: Weights
     ) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "row d_out"], Float[Tensor, ""]]:
         """The terms that ask for a good reconstruction; and, without gradient, what it leaves of what is asked, and its squares' sum."""
-        mean, residual = unexplained(kept.values, kept.indices, weights.decoder, kept.starts, task.wanted, task.shift)
+        if self.ranks.shards == 1:
+            mean, residual = unexplained(kept.values, kept.indices, weights.decoder, kept.starts, task.wanted, task.shift)
+        else:
+            left = task.asked - self.ranks.total(gather_sum(kept.values, kept.indices, weights.decoder, kept.starts))
+            mean, residual = mean_square(left), left.detach()
         return {"reconstruction": mean / self.scale**2}, residual, mean.detach() * residual.numel()
 
     @classmethod
@@ -217,25 +226,41 @@ class Selective(SAE):
         return {**config, "k": min(k, d_sae)}
 
 
-def largest(x: Float[Tensor, "row d_in"], weights: Weights, k: int) -> Kept:
-    """The k largest pre-activations of each row, where they are positive."""
-    indices = topk_indices(x, weights.encoder, weights.bias, k)
-    return Kept(functional.relu(gather_dot(x, weights.encoder, indices, bias=weights.bias)), indices)
+def largest(x: Float[Tensor, "row d_in"], weights: Weights, k: int, ranks: Ranks = ALONE) -> Kept:
+    """The k largest pre-activations of each row, where they are positive; of all ranks' features, those that this rank holds."""
+    encoder, bias = weights.encoder, weights.bias
+    found = topk_indices(x, encoder, bias, min(k, len(encoder)))
+    indices, starts = ranks.largest(found, k, lambda: functional.relu(gather_dot(x, encoder, found, bias=bias)))
+    return Kept(functional.relu(gather_dot(x, encoder, indices, starts, bias)), indices, starts)
 
 
-def auxiliary(x: Float[Tensor, "row d_in"], residual: Float[Tensor, "row d_out"], weights: Weights, dead: Tensor, k: int | None) -> Tensor:
+def auxiliary(
+    x: Float[Tensor, "row d_in"],
+    residual: Float[Tensor, "row d_out"],
+    weights: Weights,
+    dead: Int[Tensor, " dead"],
+    k: int | None,
+    ranks: Ranks = ALONE,
+) -> Float[Tensor, ""]:
     """How badly the k dead features that come closest to being active explain what the others leave: 1 if not at all.
 
     Its gradient reaches their encoder and decoder rows, and nothing else. Without k they are half the width, rounded to a power of two.
     Entries of `dead` below 0 stand for no feature.
     """
-    x, residual = x.detach(), residual.detach()
-    most = min(k or 2 ** round(math.log2(max(x.shape[1] / 2, 1))), len(dead))
+    x, residual, count = x.detach(), residual.detach(), ranks.count(len(dead))
+    if not len(dead):  # only other ranks have some; this one takes part with none
+        dead = dead.new_full((1,), -1)
+    most = min(k or 2 ** round(math.log2(max(x.shape[1] / 2, 1))), count)
     named = dead.clamp(min=0)
     closed = torch.where(dead < 0, -torch.inf, weights.bias.detach()[named])
-    chosen = topk_indices(x, weights.encoder.detach()[named], closed, most)
+    found = topk_indices(x, weights.encoder.detach()[named], closed, min(most, len(dead)))
+
+    def active(places: Tensor, indices: Tensor, starts: Tensor | None) -> Tensor:
+        return functional.relu(gather_dot(x, weights.encoder, indices, starts, weights.bias)) * (dead >= 0)[places]
+
+    chosen, starts = ranks.largest(found, most, lambda: active(found, named[found], None))
     indices = named[chosen]
-    values = functional.relu(gather_dot(x, weights.encoder, indices, bias=weights.bias)) * (dead >= 0)[chosen]
-    missing = mean_square(gather_sum(values, indices, weights.decoder) - residual)
-    variance = residual.var(0, correction=0).mean()
+    values = active(chosen, indices, starts)
+    missing = mean_square(ranks.total(gather_sum(values, indices, weights.decoder, starts)) - residual)
+    variance = ranks.mean(spread(residual, ranks)) / residual.numel()
     return missing / variance.clamp(min=torch.finfo(variance.dtype).tiny)

@@ -59,9 +59,13 @@ class BatchTopK(Selective):
 
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
         """The largest pre-activations of the batch, k a row on average."""
-        indices, starts = batch_topk_indices(x, weights.encoder, weights.bias, self.config.k * len(x))
-        values = functional.relu(gather_dot(x, weights.encoder, indices, starts, weights.bias))
-        self._smallest = values.detach().min()
+        encoder, bias = weights.encoder, weights.bias
+        count = min(self.config.k * self.ranks.rows, len(encoder)) * len(x)  # all that may be kept are among these
+        found, begins = batch_topk_indices(x, encoder, bias, count)
+        sizes = lambda: functional.relu(gather_dot(x, encoder, found, begins, bias))  # noqa: E731
+        indices, starts = self.ranks.batch_largest(found, begins, self.config.k, sizes)
+        values = functional.relu(gather_dot(x, encoder, indices, starts, bias))
+        self._smallest = self.ranks.least(values.detach())
         return Kept(values, indices, starts)
 
     @torch.no_grad()
@@ -76,7 +80,7 @@ class BatchTopK(Selective):
         task = self.task(sample[:_FIRST_ROWS])
         pre = functional.linear(task.x, task.weights.encoder, task.weights.bias).flatten()
         kept = self.config.k * min(len(sample), _FIRST_ROWS)
-        around = pre.topk(min(kept + 1, len(pre))).values[-2:]
+        around = self.ranks.top(pre, kept + 1)[-2:]
         self.threshold.copy_((around.mean() / self.scale).clamp(min=0.0))
 
     @torch.no_grad()

@@ -96,7 +96,7 @@ class Crosscoder(BatchTopK):
             weights=Weights(*super().weights()),
             offset=super().offset(),
             target=target,
-            variance=spread(centred.detach()),
+            variance=spread(centred.detach(), self.ranks),
             unit=self.stretch,
         )
 

@@ -103,22 +103,25 @@ class JumpReLU(Penalised):
     def penalty(self, fired: Fired) -> Float[Tensor, ""]:
         """What the config says."""
         if self.config.penalty == "tanh":
-            return (_STEEPNESS / self.scale * fired.codes).tanh().sum() / len(fired.codes)
-        l0 = _Count.apply(fired.pre, self.threshold, self._width).sum() / len(fired.pre)  # pyright: ignore[reportOptionalMemberAccess]
+            return self.ranks.total((_STEEPNESS / self.scale * fired.codes).tanh().sum()) / len(fired.codes)
+        fires: Tensor = _Count.apply(fired.pre, self.threshold, self._width)  # pyright: ignore[reportAssignmentType]
+        l0 = self.ranks.mean(self.ranks.total(fires.sum())) / len(fired.pre)
         return l0 if self.config.penalty == "step" else (l0 / self.config.target_l0 - 1).square()
 
     def others(self, x: Float[Tensor, "row d_in"], fired: Fired, weights: Weights) -> dict[str, Float[Tensor, ""]]:
         """With tanh, how far pre-activations are below their thresholds."""
         if self.config.penalty != "tanh":
             return {}
-        below = functional.relu(self.threshold - fired.pre).sum() / len(x)
+        below = self.ranks.total(functional.relu(self.threshold - fired.pre).sum()) / len(x)
         return {"preact": self.config.preact / self.d_in * below / self.scale}
 
     def revival(
         self, x: Float[Tensor, "row d_in"], residual: Float[Tensor, "row d_in"], weights: Weights, dead: Int[Tensor, " dead"]
     ) -> dict[str, Float[Tensor, ""]]:
         """The auxiliary term of TopK: a feature under its threshold gets no other gradient."""
-        return {"auxk": self.config.auxk * auxiliary(x, residual, weights, dead, self.config.k_aux)} if self.config.auxk > 0 else {}
+        if self.config.auxk <= 0:
+            return {}
+        return {"auxk": self.config.auxk * auxiliary(x, residual, weights, dead, self.config.k_aux, self.ranks)}
 
     @torch.no_grad()
     def initialise(self, sample: Float[Tensor, "row width"], generator: torch.Generator) -> None:
@@ -127,10 +130,12 @@ class JumpReLU(Penalised):
         self.log_ratio.zero_()
         some = self.preactivations(self.centred(sample[:: max(1, len(sample) // 512), : self.d_in]), Weights(*self.weights()))
         share = min(0.5, self.config.initial_l0 * self.config.target_l0 / self.d_sae)
-        place = min(max(1, round((1 - share) * some.numel())), some.numel() - 1)
-        around = [some.flatten().kthvalue(number).values for number in (place, place + 1)]
-        least = _LEAST * some.square().mean().sqrt()  # where the quantile is about 0, so would be the width of the estimate
-        self.base.fill_((torch.maximum(torch.stack(around).mean(), least) / self.scale).item())
+        numel = some.numel() * self.ranks.shards
+        place = min(max(1, round((1 - share) * numel)), numel - 1)
+        around = self.ranks.top(some.flatten(), numel - place + 1)[-2:]
+        square = self.ranks.total(some.square().mean()) / self.ranks.shards
+        least = _LEAST * square.sqrt()  # where the quantile is about 0, so would be the width of the estimate
+        self.base.fill_((torch.maximum(around.mean(), least) / self.scale).item())
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights under SAELens' names, for raw activations."""

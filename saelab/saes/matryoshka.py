@@ -7,7 +7,7 @@ of BatchTopK. The features of a short prefix must explain activations without th
 special cases to later ones.
 """
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import ClassVar
 
 import torch
@@ -39,17 +39,16 @@ class Matryoshka(BatchTopK):
         super().__init__(d_in, config)
         if not config.groups or min(config.groups) <= 0 or abs(sum(config.groups) - 1) > 1e-6:
             raise Invalid(f"groups are {config.groups}; they are shares of the features, each above 0, that sum to 1.")
-        shares = torch.tensor(config.groups, dtype=torch.float64).cumsum(0)
-        self.prefixes = tuple(sorted({max(1, round(share * self.d_sae)) for share in shares.tolist()}))
+        self.prefixes = tuple(sorted({max(1, round(share * self.d_sae)) for share in accumulate(config.groups)}))
         """Features of each nested dictionary."""
 
     def errors(
         self, task: Task, kept: Kept, weights: Weights
     ) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "row d_out"], Float[Tensor, ""]]:
         """The mean of the prefixes' squared errors; and what all features leave."""
-        residual, means = task.asked, []
+        residual, means, numbers = task.asked, [], kept.indices + self.ranks.first
         for low, high in pairwise((0, *self.prefixes)):
-            mine = (kept.indices >= low) & (kept.indices < high)
-            residual = residual - gather_sum(kept.values * mine, kept.indices, weights.decoder, kept.starts)
+            mine = (numbers >= low) & (numbers < high)
+            residual = residual - self.ranks.total(gather_sum(kept.values * mine, kept.indices, weights.decoder, kept.starts))
             means.append(mean_square(residual))
         return {"reconstruction": torch.stack(means).mean() / self.scale**2}, residual.detach(), means[-1].detach() * residual.numel()

@@ -103,17 +103,18 @@ class Penalised(SAE):
     def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float) -> Losses:
         """Squared error over the inputs' variance, the penalty, and whatever the architecture adds."""
         weights, x = Weights(*self.weights()), self.centred(rows)
-        pre = self.preactivations(x, weights)
+        pre = self.preactivations(self.ranks.entering(x), weights)
         fired = Fired(pre, self.activation(pre, weights))
-        residual = x - (fired.codes @ weights.decoder).to(x.dtype)
+        residual = x - self.ranks.total((fired.codes @ weights.decoder).to(x.dtype))
         active = (fired.codes.detach() != 0).sum(0).to(x.dtype)
+        l0 = self.ranks.mean(self.ranks.total(active.sum())) / len(x)
         terms = {
             "reconstruction": self.relative(residual),
-            "sparsity": self.price(active.sum() / len(x), progress) * self.penalty(fired),
+            "sparsity": self.price(l0, progress) * self.penalty(fired),
         }
-        terms |= self.others(x, fired, weights) | (self.revival(x, residual, weights, dead) if len(dead) else {})
+        terms |= self.others(x, fired, weights) | (self.revival(x, residual, weights, dead) if self.ranks.count(len(dead)) else {})
         left = residual.detach()
-        return Losses(terms, active, rows.to(x.dtype), left, torch.linalg.vector_norm(left).square(), spread(x.detach()))
+        return Losses(terms, active, rows.to(x.dtype), left, torch.linalg.vector_norm(left).square(), spread(x.detach(), self.ranks))
 
     def price(self, l0: Float[Tensor, ""], progress: float) -> Float[Tensor, ""] | float:
         """The weight of the penalty at a point of the run where `l0` features are active on a token."""

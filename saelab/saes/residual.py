@@ -138,8 +138,8 @@ class Residual(Trainable):
         found = self.new.losses(error, dead[dead >= self.num_frozen] - self.num_frozen, progress)
         fired = (codes.values != 0).to(found.active).flatten()
         active = found.active.new_zeros(self.num_frozen).index_add_(0, codes.indices.flatten(), fired)
-        target = rows.to(error)
-        variance = spread(target - target[:1])
+        target, ranks = rows.to(error), self.new.ranks
+        variance = spread(target - ranks.mean(target[:1]), ranks)
         return Losses(found.terms, torch.cat([active, found.active]), target, found.residual, found.error, variance)
 
     def unit_rows(self) -> tuple[nn.Parameter, ...]:

@@ -46,7 +46,7 @@ class TopK(Selective):
 
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
         """The k largest pre-activations of each row."""
-        return largest(x, weights, self.config.k)
+        return largest(x, weights, self.config.k, self.ranks)
 
     def errors(
         self, task: Task, kept: Kept, weights: Weights
@@ -54,7 +54,7 @@ class TopK(Selective):
         """The squared error, and that of four times as many features where it is asked for."""
         terms, residual, error = super().errors(task, kept, weights)
         if self.multi:
-            wide = largest(task.x, weights, min(_MULTI * self.config.k, self.d_sae))
+            wide = largest(task.x, weights, min(_MULTI * self.config.k, self.d_sae), self.ranks)
             terms |= {"multi": self.multi * super().errors(task, wide, weights)[0]["reconstruction"]}
         return terms, residual, error
 

@@ -129,7 +129,7 @@ class Transcoder(BatchTopK):
         rows = rows.to(self.b_dec.dtype)
         x, target = (rows[:, : self.d_in] - self.centre) * self.gain, rows[:, self.d_in :]
         wanted = target - self.b_dec * self.scale
-        variance = spread(wanted.detach())
+        variance = spread(wanted.detach(), self.ranks)
         if self.skip is not None:
             wanted = wanted - functional.linear(x, self.skip)
         return Task(x, wanted, None, Weights(*super().weights()), offset=None, target=target, variance=variance)

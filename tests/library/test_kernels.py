@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saelab.kernels.sparse import _pieces, gather_dot, gather_sum, segment_sum, topk_indices
 from saelab.kernels.segments import segments_of
+from saelab.kernels.sparse import _pieces, gather_dot, gather_sum, segment_sum, topk_indices
 
 
 def drawn(rows, d_in, d_sae, k, dtype=torch.float64):

@@ -1,0 +1,1 @@
+"""More than one process: torchrun starts them, torch.distributed carries what they tell each other."""

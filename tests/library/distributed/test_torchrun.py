@@ -1,0 +1,104 @@
+"""The user's door: torchrun starts the command, one of its processes is killed, and the same command goes on."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from saelab import recipes, stages
+from saelab.checkpoint import CHECKPOINT_FILE
+from saelab.dictionary import WEIGHTS_FILE
+from saelab.grid import SweepStage, sweep
+from saelab.run import Run
+from saelab.saes.topk import TopK
+from saelab.training import TrainConfig
+
+ROOT = Path(__file__).parents[3]
+HOOK = recipes.toy().capture.hooks[0]
+TRAIN = f"--hook {HOOK} --train.batch-size 64 --train.checkpoint-every 0 --train.evaluate-every 0 sae:topk --sae.d-sae 64 --sae.k 4"
+
+
+@pytest.fixture
+def run(tmp_path):
+    recipe, made = recipes.toy(), Run(tmp_path / "run")
+    stages.read(made, recipe.read, recipe.texts)
+    return made
+
+
+def start(command, *words):
+    """torchrun with two processes, in a session of its own."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "saelab", command, *words]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'server'}", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(launch, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def children(process):
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the processes in /proc")
+def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(crew, run):
+    words = ("train", str(run.path), "--source", "cut", "--train.steps", "400", *TRAIN.split())
+    job = start(*words)
+    folder = run.source("cut").path
+    while not (folder / CHECKPOINT_FILE).is_file():
+        assert job.poll() is None, job.communicate()[1]
+        time.sleep(0.02)
+    began = time.monotonic()
+    os.kill(children(job)[1], signal.SIGKILL)
+    _, told = job.communicate(timeout=60)
+    assert job.returncode != 0
+    assert time.monotonic() - began < 60
+    assert "SIGKILL" in told
+    assert (folder / CHECKPOINT_FILE).is_file()
+    again = start(*words)
+    said, told = again.communicate(timeout=120)
+    assert again.returncode == 0, told
+    assert said.count("cut") == 1
+    crew.run(train_stage, run.path, "whole", 400)
+    one, two = (load_file(run.source(source).path / WEIGHTS_FILE) for source in ("cut", "whole"))
+    assert all(one[name].equal(two[name]) for name in one)
+
+
+def test_of_several_errors_one_is_said(crew):
+    assert sorted(crew.run(says)) == [False, True]
+
+
+def test_captured_files_and_trained_members_are_those_of_one_process(crew, run, toy_run):
+    crew.run(capture_stage, run.path)
+    found = {path.relative_to(run.path): path.read_bytes() for path in run.activations(HOOK).iterdir()}
+    assert found == {path.relative_to(toy_run.path): path.read_bytes() for path in toy_run.activations(HOOK).iterdir()}
+    names = crew.run(sweep_stage, run.path)
+    alone = Run(run.path.with_name("alone"))
+    shutil.copytree(run.path / "corpus", alone.corpus)
+    for stage in ("read", "capture"):
+        shutil.copy(run.path / f"{stage}.json", alone.path)
+    (alone.path / "activations").symlink_to((run.path / "activations").resolve())
+    assert names == [sweep_stage(None, alone.path)] * 2
+    for name in names[0]:
+        one, two = (load_file(made.source(name).path / WEIGHTS_FILE) for made in (alone, run))
+        assert all(one[key].equal(two[key]) for key in one)
+
+
+def says(job):
+    return job.speaks_first()
+
+
+def capture_stage(job, path):
+    stages.capture(Run(path), recipes.toy().capture)
+
+
+def train_stage(job, path, source, steps):
+    settings = TrainConfig(steps=steps, batch_size=64, checkpoint_every=0.0, evaluate_every=0)
+    stages.train(Run(path), stages.TrainStage(hook=HOOK, source=source, train=settings), TopK.Config(d_sae=64, k=4))
+
+
+def sweep_stage(job, path):
+    few = TrainConfig(steps=4, batch_size=64, evaluate_every=0)
+    return sweep(Run(path), SweepStage(hook=(HOOK,), grid={"k": (2, 4, 8)}, train=few), [TopK.Config(d_sae=64)])
