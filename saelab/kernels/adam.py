@@ -75,8 +75,8 @@ class Adam(torch.optim.Adam):
         if summed:
             norm = self._norm(norm, list(summed.values()))
         clip_grads_with_norm_(dense, self.clip, norm)
-        for weight, gradient in summed.items():
-            self._step(weight, gradient, (self.clip / (norm + _TINY)).clamp(max=1.0))
+        if summed:
+            self._step(summed, (self.clip / (norm + _TINY)).clamp(max=1.0))
         super().step()
         for weight in turned:
             if weight not in summed:
@@ -90,17 +90,20 @@ class Adam(torch.optim.Adam):
 
     def _norm(self, others: Tensor, gradients: list["Gradient"]) -> Tensor:
         """The norm of all gradients; where a bound shows that it is under the limit, the bound: the factor of clipping is 1 either way."""
-        bound = others**2 + torch.stack([gradient.reach for gradient in gradients]).sum()
-        needed = bound > (self.clip - _TINY) ** 2
-        exact = others**2 + torch.stack([gradient.squared_norm(needed) for gradient in gradients]).sum()
-        return torch.where(needed, exact, bound).sqrt()
+        bound = torch.linalg.vector_norm(torch.stack([others, *(gradient.reach for gradient in gradients)]))
+        needed = bound > self.clip - _TINY
+        exact = torch.stack([others.square(), *(gradient.squared_norm(needed) for gradient in gradients)]).sum().sqrt()
+        return torch.where(needed, exact, bound)
 
-    def _step(self, weight: nn.Parameter, gradient: "Gradient", factor: Tensor) -> None:
-        state, group = self.state[weight], self.param_groups[0]
-        if not state:
-            state["step"] = torch.zeros((), device=weight.device)
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
-        state["step"] += 1
-        corrections = (1 - self._betas ** state["step"]).float()
-        moments = state["exp_avg"], state["exp_avg_sq"]
-        gradient.step(weight, low(weight), moments, group["lr"], corrections, factor, group["betas"], group["eps"])
+    def _step(self, summed: dict[nn.Parameter, "Gradient"], factor: Tensor) -> None:
+        group = self.param_groups[0]
+        for weight in summed:
+            if not self.state[weight]:
+                zeros = torch.zeros((), device=weight.device), torch.zeros_like(weight), torch.zeros_like(weight)
+                self.state[weight] = dict(zip(("step", "exp_avg", "exp_avg_sq"), zeros, strict=True))
+        states = [self.state[weight] for weight in summed]
+        torch._foreach_add_([state["step"] for state in states], 1)  # noqa: SLF001 - one launch
+        corrections = (1 - self._betas ** states[0]["step"]).float()
+        for (weight, gradient), state in zip(summed.items(), states, strict=True):
+            moments = state["exp_avg"], state["exp_avg_sq"]
+            gradient.step(weight, low(weight), moments, group["lr"], corrections, factor, group["betas"], group["eps"])

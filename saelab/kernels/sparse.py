@@ -26,8 +26,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from saelab.kernels.low import keep_low, low
+from saelab.kernels.low import low
 from saelab.kernels.segments import PIECE, Segments, prepare_segments, segments_of
+from saelab.kernels.streams import rejoin
 from saelab.kernels.terms import Term, collected
 
 _SPARE = 4
@@ -64,9 +65,7 @@ def topk_indices(
     """
     with torch.no_grad():
         if fast(weight):
-            from saelab.kernels.gpu.select import topk_places
-
-            return topk_places(functional.linear(low(x), low(weight), low(bias)), k, signed)
+            return _topk_on_gpu(x, weight, bias, k, signed)[1]
         rough = functional.linear(x, weight, bias)
         size = rough.abs_() if signed else rough
         if rough.dtype == weight.dtype:
@@ -74,6 +73,39 @@ def topk_indices(
         candidates = size.topk(min(k + max(1, k // _SPARE), weight.shape[0]), sorted=False).indices
         exact = gather_dot(x, weight, candidates) + bias[candidates]
         return candidates.gather(1, (exact.abs() if signed else exact).topk(k, sorted=False).indices)
+
+
+def topk_codes(
+    x: Float[Tensor, "row d_in"], weight: Float[Tensor, "d_sae d_in"], bias: Float[Tensor, " d_sae"], k: int, signed: bool = False
+) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
+    """The k largest of `x @ weight.T + bias` in each row, differentiable, and their indices: `topk_indices`, then `gather_dot`."""
+    if not fast(weight):
+        indices = topk_indices(x, weight, bias, k, signed)
+        return gather_dot(x, weight, indices, bias=bias), indices
+    with torch.no_grad():
+        values, indices = _topk_on_gpu(x, weight, bias, k, signed)
+    return _GatherDot.apply(x, weight, bias, indices, None, values), indices  # pyright: ignore[reportReturnType]
+
+
+def _topk_on_gpu(x: Tensor, weight: Tensor, bias: Tensor, k: int, signed: bool) -> tuple[Tensor, Tensor]:
+    from saelab.kernels.gpu.select import topk_places
+
+    return topk_places(functional.linear(low(x), low(weight), low(bias)), k, signed)
+
+
+def batch_topk_codes(
+    x: Float[Tensor, "row d_in"], weight: Float[Tensor, "d_sae d_in"], bias: Float[Tensor, " d_sae"], count: int
+) -> tuple[Float[Tensor, " {count}"], Int[Tensor, " {count}"], Int[Tensor, " row_starts"]]:
+    """The `count` largest of `x @ weight.T + bias` in the whole batch, differentiable, with indices and row starts."""
+    if not fast(weight):
+        indices, starts = batch_topk_indices(x, weight, bias, count)
+        return gather_dot(x, weight, indices, starts, bias), indices, starts
+    from saelab.kernels.gpu.select import batch_topk_places
+
+    with torch.no_grad():
+        values, places = batch_topk_places(functional.linear(low(x), low(weight), low(bias)), count)
+        indices, starts = places % len(weight), _row_starts(places // len(weight), len(x))
+    return _GatherDot.apply(x, weight, bias, indices, starts, values), indices, starts  # pyright: ignore[reportReturnType]
 
 
 def batch_topk_indices(
@@ -85,11 +117,6 @@ def batch_topk_indices(
     """
     d_sae = weight.shape[0]
     with torch.no_grad():
-        if fast(weight):
-            from saelab.kernels.gpu.select import batch_topk_places
-
-            chosen = batch_topk_places(functional.linear(low(x), low(weight), low(bias)), count)
-            return chosen % d_sae, _row_starts(chosen // d_sae, len(x))
         rough = functional.linear(x, weight, bias)
         if rough.dtype == weight.dtype:
             chosen = _largest(rough, count).sort().values
@@ -132,7 +159,7 @@ def gather_dot(
 
     Differentiable in `x`, `weight` and `bias`.
     """
-    return _GatherDot.apply(x, weight, bias, indices, starts)  # pyright: ignore[reportReturnType]
+    return _GatherDot.apply(x, weight, bias, indices, starts, None)  # pyright: ignore[reportReturnType]
 
 
 def gather_sum(
@@ -228,26 +255,36 @@ def _term(values: Tensor, x: Tensor, segments: Segments, along: Tensor | None) -
 
 class _GatherDot(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, indices: Tensor, starts: Tensor | None) -> Tensor:  # noqa: ANN401 - PyTorch's own, with fields of ours
+    def forward(
+        ctx: Any,  # noqa: ANN401 - PyTorch's own, with fields of ours
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        indices: Tensor,
+        starts: Tensor | None,
+        known: Tensor | None,
+    ) -> Tensor:
         ctx.of, ctx.fast = (x, weight, indices, starts), fast(weight)
         if ctx.fast and collected(weight) is not None:
             prepare_segments(indices, starts, len(weight))
-        return _dots(x, weight, indices, starts, bias, ctx.fast)
+        return _dots(x, weight, indices, starts, bias, ctx.fast) if known is None else known
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:  # noqa: ANN401 # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, indices, starts = ctx.of
         need_x, need_weight, need_bias, *_ = ctx.needs_input_grad
+        if ctx.fast:
+            rejoin(weight.device)
         grad, segments = grad.contiguous(), segments_of(indices, starts, len(weight))
         by_x = _sums(grad, indices, weight, starts, ctx.fast) if need_x else None
         terms = collected(weight) if ctx.fast and need_weight else None
         if terms is not None:
             term = _term(grad, low(x), segments, None)
             terms.append(term)
-            return by_x, None, term.sums, None, None
+            return by_x, None, term.sums, None, None, None
         by_bias = grad.new_zeros(len(weight)).index_add_(0, indices.reshape(-1), grad.reshape(-1)) if need_bias else None
-        return by_x, segment_sum(grad, x, segments) if need_weight else None, by_bias, None, None
+        return by_x, segment_sum(grad, x, segments) if need_weight else None, by_bias, None, None, None
 
 
 class _GatherSum(torch.autograd.Function):
@@ -261,6 +298,8 @@ class _GatherSum(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:  # noqa: ANN401 # pyright: ignore[reportIncompatibleMethodOverride]
         values, indices, weight, starts = ctx.of
         need_values, _, need_weight, _ = ctx.needs_input_grad
+        if ctx.fast:
+            rejoin(weight.device)
         grad, segments = grad.contiguous(), segments_of(indices, starts, len(weight))
         terms = collected(weight) if ctx.fast and need_weight else None
         by_values = _dots(grad, weight, indices, starts, None, ctx.fast) if need_values or terms is not None else None
@@ -279,9 +318,8 @@ class _Unexplained(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         from saelab.kernels.gpu.gather import residuals
 
-        residual, copy, squares = residuals(values, indices, low(weight), starts, wanted, shift)
-        keep_low(residual, copy)
-        ctx.of = values, indices, weight, starts, residual, copy
+        residual, squares = residuals(values, indices, low(weight), starts, wanted, shift)
+        ctx.of = values, indices, weight, starts, residual, low(residual)
         ctx.mark_non_differentiable(residual)
         ctx.set_materialize_grads(False)
         return squares / residual.numel(), residual
@@ -292,6 +330,7 @@ class _Unexplained(torch.autograd.Function):
         values, indices, weight, starts, residual, copy = ctx.of
         factor = grad * (-2 / residual.numel())
         along, scaled = _dots(copy, weight, indices, starts, None, True), values * factor
+        rejoin(weight.device)
         segments, terms = segments_of(indices, starts, len(weight)), collected(weight)
         if terms is not None:
             terms.append(_term(scaled, copy, segments, along))

@@ -13,7 +13,9 @@ from torch.nn import functional
 from saelab.affine import Affine, input_statistics
 from saelab.dictionary import Losses, Trainable, spread
 from saelab.errors import Invalid
-from saelab.kernels.sparse import fast, gather_dot, gather_sum, mean_square, moved_bias, topk_indices, unexplained
+from saelab.kernels.low import row_norms
+from saelab.kernels.sparse import fast, gather_dot, gather_sum, mean_square, moved_bias, topk_codes, topk_indices, unexplained
+from saelab.kernels.streams import aside, rejoin
 from saelab.values import from_dict, to_dict, value
 
 FREE_NORM = 0.1
@@ -169,9 +171,13 @@ class Selective(SAE):
         """What training rows ask: to write what was read."""
         weights, offset = Weights(*self.weights()), self.offset()
         if fast(self.encoder):  # centred once, in bfloat16; and once more where the error is computed
+            from saelab.kernels.gpu.gather import centred
+
             rows = rows.contiguous()
-            x = torch.sub(rows, offset.detach(), out=torch.empty_like(rows, dtype=torch.bfloat16))
-            return Task(x, rows, offset, weights, offset, target=rows, variance=spread(x))
+            x = centred(rows, offset.detach())
+            with aside(x.device):
+                variance = row_norms(x).square().sum() - x.sum(0, dtype=torch.float32).square().sum() / len(x)
+            return Task(x, rows, offset, weights, offset, target=rows, variance=variance)
         target = rows.to(self.b_dec.dtype)
         wanted = target - offset
         x = wanted.detach()
@@ -192,6 +198,8 @@ class Selective(SAE):
             terms["auxk"] = self.config.auxk * auxiliary(task.x, residual, weights, dead, self.config.k_aux)
         fired = (kept.values.detach() != 0).to(residual.dtype).flatten()
         active = torch.zeros_like(self.b_enc, requires_grad=False).index_add_(0, kept.indices.flatten(), fired)
+        if task.x.is_cuda:
+            rejoin(task.x.device)
         if unit is not None:
             residual = residual * unit
             error = torch.linalg.vector_norm(residual).square()
@@ -219,8 +227,8 @@ class Selective(SAE):
 
 def largest(x: Float[Tensor, "row d_in"], weights: Weights, k: int) -> Kept:
     """The k largest pre-activations of each row, where they are positive."""
-    indices = topk_indices(x, weights.encoder, weights.bias, k)
-    return Kept(functional.relu(gather_dot(x, weights.encoder, indices, bias=weights.bias)), indices)
+    values, indices = topk_codes(x, weights.encoder, weights.bias, k)
+    return Kept(functional.relu(values), indices)
 
 
 def auxiliary(x: Float[Tensor, "row d_in"], residual: Float[Tensor, "row d_out"], weights: Weights, dead: Tensor, k: int | None) -> Tensor:

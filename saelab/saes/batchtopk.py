@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from saelab.dictionary import DICTIONARIES, Codes
-from saelab.kernels.sparse import batch_topk_indices, gather_dot
+from saelab.kernels.sparse import batch_topk_codes
 from saelab.saes.base import Kept, Selective, Weights
 from saelab.values import value
 
@@ -59,8 +59,8 @@ class BatchTopK(Selective):
 
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
         """The largest pre-activations of the batch, k a row on average."""
-        indices, starts = batch_topk_indices(x, weights.encoder, weights.bias, self.config.k * len(x))
-        values = functional.relu(gather_dot(x, weights.encoder, indices, starts, weights.bias))
+        values, indices, starts = batch_topk_codes(x, weights.encoder, weights.bias, self.config.k * len(x))
+        values = functional.relu(values)
         self._smallest = values.detach().min()
         return Kept(values, indices, starts)
 

@@ -6,6 +6,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.kernels.low import row_norms
 from saelab.kernels.segments import Segments
 
 
@@ -33,9 +34,8 @@ def scalars(
     """For each feature the sum of its entries' values, times factors if there are any, and the most that the norm of Σ value · x can be."""
     d_sae = len(segments.bounds) - 1
     sums, reach = torch.empty(2, d_sae, dtype=torch.float32, device=values.device)
-    norms = torch.linalg.vector_norm(x, dim=1, dtype=torch.float32)
     _scalars_kernel[(d_sae,)](
-        values, values if factors is None else factors, norms, segments.order, segments.rows, segments.bounds, sums, reach,
+        values, values if factors is None else factors, row_norms(x), segments.order, segments.rows, segments.bounds, sums, reach,
         factors is not None, 32, num_warps=1,
     )  # fmt: skip
     return sums, reach
