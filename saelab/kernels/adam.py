@@ -92,7 +92,11 @@ class Adam(torch.optim.Adam):
         """The norm of all gradients; where a bound shows that it is under the limit, the bound: the factor of clipping is 1 either way."""
         bound = torch.linalg.vector_norm(torch.stack([others, *(gradient.reach for gradient in gradients)]))
         needed = bound > self.clip - _TINY
-        exact = torch.stack([others.square(), *(gradient.squared_norm(needed) for gradient in gradients)]).sum().sqrt()
+        squares = torch.zeros(sum(gradient.d_sae for gradient in gradients), device=others.device)
+        parts = squares.split([gradient.d_sae for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.squared_norms(needed.int(), part)
+        exact = (squares.sum() + others.square()).sqrt()
         return torch.where(needed, exact, bound)
 
     def _step(self, summed: dict[nn.Parameter, "Gradient"], factor: Tensor) -> None:

@@ -34,3 +34,8 @@ def row_norms(tensor: Float[Tensor, "row width"]) -> Float[Tensor, " row"]:
     """The norms of the rows, in float32."""
     known = getattr(tensor, "row_norms", None)
     return torch.linalg.vector_norm(tensor, dim=1, dtype=torch.float32) if known is None else known
+
+
+def column_sums(tensor: BFloat16[Tensor, "row width"]) -> Float[Tensor, " width"]:
+    """The sums over rows, as a product: several times as fast as a sum over the first dimension. Rounded to bfloat16."""
+    return (tensor.new_ones(1, len(tensor)) @ tensor)[0].float()

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from saelab.kernels.low import low
+from saelab.kernels.low import column_sums, low
 from saelab.kernels.segments import PIECE, Segments, prepare_segments, segments_of
 from saelab.kernels.streams import rejoin
 from saelab.kernels.terms import Term, collected
@@ -336,7 +336,7 @@ class _Unexplained(torch.autograd.Function):
             terms.append(_term(scaled, copy, segments, along))
         by_weight = segment_sum(scaled, residual, segments) if terms is None and ctx.needs_input_grad[2] else None
         by_wanted = -factor * residual if ctx.needs_input_grad[4] else None
-        by_shift = factor * residual.sum(0) if ctx.needs_input_grad[5] else None
+        by_shift = factor * column_sums(copy) if ctx.needs_input_grad[5] else None
         return along * factor, None, by_weight, None, by_wanted, by_shift
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from saelab.affine import Affine, input_statistics
 from saelab.dictionary import Losses, Trainable, spread
 from saelab.errors import Invalid
-from saelab.kernels.low import row_norms
+from saelab.kernels.low import column_sums, row_norms
 from saelab.kernels.sparse import fast, gather_dot, gather_sum, mean_square, moved_bias, topk_codes, topk_indices, unexplained
 from saelab.kernels.streams import aside, rejoin
 from saelab.values import from_dict, to_dict, value
@@ -176,7 +176,7 @@ class Selective(SAE):
             rows = rows.contiguous()
             x = centred(rows, offset.detach())
             with aside(x.device):
-                variance = row_norms(x).square().sum() - x.sum(0, dtype=torch.float32).square().sum() / len(x)
+                variance = row_norms(x).square().sum() - column_sums(x).square().sum() / len(x)
             return Task(x, rows, offset, weights, offset, target=rows, variance=variance)
         target = rows.to(self.b_dec.dtype)
         wanted = target - offset

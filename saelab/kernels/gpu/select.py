@@ -24,23 +24,12 @@ def _keys(bits, MAGNITUDE: tl.constexpr):
 
 @triton.jit
 def _kth(keys, wanted):
-    """The largest key that at least `wanted` keys reach; 0 where there are fewer. Two bits at a time: three counts go into one sum."""
+    """The largest key that at least `wanted` keys reach; 0 where there are fewer."""
     found = tl.zeros((), tl.int32)
-    for pair in tl.static_range(8):
-        bit = 1 << (14 - 2 * pair)
-        one, two, three = found + bit, found + 2 * bit, found + 3 * bit
-        packed = (keys >= one).to(tl.int64) + ((keys >= two).to(tl.int64) << 20) + ((keys >= three).to(tl.int64) << 40)
-        counts = tl.sum(packed)
-        found = tl.where(counts & 0xFFFFF >= wanted, tl.where((counts >> 20) & 0xFFFFF >= wanted, two, one), found)
-        found = tl.where((counts >> 40) >= wanted, three, found)
+    for bit in tl.static_range(16):
+        trial = found | (1 << (15 - bit))
+        found = tl.where(tl.sum((keys >= trial).to(tl.int32)) >= wanted, trial, found)
     return found
-
-
-@triton.jit
-def _values(keys):
-    """The values of keys that sort as they do."""
-    bits = tl.where(keys >= 0x8000, keys & 0x7FFF, 0xFFFF - keys)
-    return (bits << 16).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -56,8 +45,7 @@ def _maxima_kernel(values, maxima, width, num_groups, MAGNITUDE: tl.constexpr, G
 
 @triton.jit
 def _topk_kernel(
-    values, maxima, groups, out, chosen, width, num_groups, k, MAGNITUDE: tl.constexpr, ALL: tl.constexpr, K: tl.constexpr,
-    WIDTH: tl.constexpr,
+    values, maxima, groups, out, width, num_groups, k, MAGNITUDE: tl.constexpr, ALL: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr
 ):
     """The k largest places of a row, in order; a program is a row. `groups` is room for the groups that hold them."""
     row = tl.program_id(0).to(tl.int64)
@@ -71,12 +59,9 @@ def _topk_kernel(
     held = tl.load(groups + row * K + slot, mask=slot < wanted, other=0)
     place = held[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
     real = (slot < wanted)[:, None] & (place < width)
-    bits = tl.load(values + row * width + place, mask=real, other=0)
-    keys = _keys(bits, MAGNITUDE)
+    keys = _keys(tl.load(values + row * width + place, mask=real, other=0), MAGNITUDE)
     at = _places(tl.reshape(tl.where(real, keys, -1), (K * WIDTH,)), k)
     tl.store(out + row * k + at, tl.reshape(place, (K * WIDTH,)).to(tl.int64), mask=at >= 0)
-    value = (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True)
-    tl.store(chosen + row * k + at, tl.reshape(value, (K * WIDTH,)), mask=at >= 0)
 
 
 @triton.jit
@@ -98,13 +83,11 @@ def topk_places(
     size = triton.next_power_of_2(k)
     groups = torch.empty(rows, size, dtype=torch.int32, device=values.device)
     places = torch.empty(rows, k, dtype=torch.int64, device=values.device)
-    chosen = torch.empty(rows, k, dtype=torch.float32, device=values.device)
     if rows:
         _topk_kernel[(rows,)](
-            bits, maxima, groups, places, chosen, width, num_groups, k, signed, triton.next_power_of_2(num_groups), size, _WIDTH,
-            num_warps=4,
-        )  # fmt: skip
-    return chosen, places
+            bits, maxima, groups, places, width, num_groups, k, signed, triton.next_power_of_2(num_groups), size, _WIDTH, num_warps=4
+        )
+    return values.gather(1, places).float(), places
 
 
 def _maxima(values: Tensor, signed: bool) -> Int[Tensor, "row group"]:
@@ -175,10 +158,10 @@ def _block_counts_kernel(
 
 @triton.jit
 def _write_kernel(
-    values, maxima, groups, upper, lower, above, equal, out, sizes, end, wanted, width, GROUPED: tl.constexpr, SIZE: tl.constexpr,
+    values, maxima, groups, upper, lower, above, equal, out, end, wanted, width, GROUPED: tl.constexpr, SIZE: tl.constexpr,
     WIDTH: tl.constexpr, BINS: tl.constexpr,
 ):  # fmt: skip
-    """Writes the chosen places of a block, and their values, behind those of the blocks before it; `above` and `equal` hold sums up to each block."""
+    """Writes the chosen places of a block behind those of the blocks before it; `above` and `equal` hold sums up to each block."""
     block = tl.program_id(0)
     place = block.to(tl.int64) * SIZE + tl.arange(0, SIZE)
     keys = _candidate_keys(values, maxima, groups, place, end, width, GROUPED, WIDTH)
@@ -195,20 +178,19 @@ def _write_kernel(
         group = tl.load(groups + place // WIDTH, mask=place < end, other=0)
         row, column = group // tl.cdiv(width, WIDTH), (group % tl.cdiv(width, WIDTH)) * WIDTH + place % WIDTH
         found = row * width + column
-        tl.store(sizes + at, _values(keys), mask=chosen)
     tl.store(out + at, found, mask=chosen)
 
 
 _BLOCK = 4096
 
 
-def _chosen(values: Tensor, maxima: Tensor, groups: Tensor | None, wanted: int) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
-    """The `wanted` largest among all members of some groups and their flat places, in order; or among the groups, the places alone."""
+def _chosen(values: Tensor, maxima: Tensor, groups: Tensor | None, wanted: int) -> Int[Tensor, " n"]:
+    """Flat places, in order, of the `wanted` largest among all members of some groups, or among the groups' maxima."""
     end = maxima.numel() if groups is None else groups.numel() * _WIDTH
     blocks, device, grouped = triton.cdiv(end, _BLOCK), values.device, groups is not None
     upper, lower = torch.zeros(2, _BINS, dtype=torch.int32, device=device)
     above, equal = torch.empty(2, blocks, dtype=torch.int32, device=device)
-    out, chosen = torch.empty(wanted, dtype=torch.int64, device=device), torch.empty(wanted, dtype=torch.float32, device=device)
+    out = torch.empty(wanted, dtype=torch.int64, device=device)
     bits, width = values.view(torch.int16), values.shape[1]
     known = (bits, maxima, maxima if groups is None else groups, upper, lower)
     sizes = (grouped, _BLOCK, _WIDTH, _BINS)
@@ -216,12 +198,13 @@ def _chosen(values: Tensor, maxima: Tensor, groups: Tensor | None, wanted: int) 
         _histogram_kernel[(blocks,)](*known, end, wanted, width, is_lower, *sizes, num_warps=8)
     _block_counts_kernel[(blocks,)](*known, above, equal, end, wanted, width, *sizes, num_warps=8)
     above, equal = above.cumsum(0, dtype=torch.int32), equal.cumsum(0, dtype=torch.int32)
-    _write_kernel[(blocks,)](*known, above, equal, out, chosen, end, wanted, width, *sizes, num_warps=8)
-    return chosen, out
+    _write_kernel[(blocks,)](*known, above, equal, out, end, wanted, width, *sizes, num_warps=8)
+    return out
 
 
 def batch_topk_places(values: BFloat16[Tensor, "row width"], count: int) -> tuple[Float[Tensor, " {count}"], Int[Tensor, " {count}"]]:
     """The `count` largest of the whole array and their flat places, in order; of equal values the first."""
     maxima = _maxima(values, False)
-    _, groups = _chosen(values, maxima, None, min(count, maxima.numel()))
-    return _chosen(values, maxima, groups, count)
+    groups = _chosen(values, maxima, None, min(count, maxima.numel()))
+    places = _chosen(values, maxima, groups, count)
+    return values.view(-1)[places].float(), places

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import BFloat16, Bool, Float
+from jaxtyping import BFloat16, Float, Int
 from torch import Tensor
 
 from saelab.kernels.segments import PIECE, Segments
@@ -158,15 +158,13 @@ class Gradient:
     def _entries(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         return self.values, self.segments.rows, self.x, self.segments.bounds, self.segments.pieces
 
-    def squared_norm(self, needed: Bool[Tensor, ""]) -> Float[Tensor, ""]:
-        """The squared norm of the whole gradient; 0, and no work, where it is not needed."""
-        out = torch.zeros(self.d_sae, dtype=torch.float32, device=self.x.device)
+    def squared_norms(self, needed: Int[Tensor, ""], out: Float[Tensor, " d_sae"]) -> None:
+        """Writes the squared norm of each row; does nothing where they are not needed."""
         unit, dense = self.along is not None, self.dense is not None
         _squares_kernel[(min(self.d_sae, _MOST),)](
-            *self._entries(), self.sums, self.dense if dense else self.x, self.along if unit else self.x, needed.to(torch.int32), out,
-            self.d_sae, self.width, unit, dense, *self.shape[:2], num_warps=self.shape[2],
+            *self._entries(), self.sums, self.dense if dense else self.x, self.along if unit else self.x, needed, out, self.d_sae,
+            self.width, unit, dense, *self.shape[:2], num_warps=self.shape[2],
         )  # fmt: skip
-        return out.sum()
 
     def step(
         self,
@@ -189,7 +187,7 @@ class Gradient:
 
 def _shape(width: int) -> tuple[int, int, int]:
     """Entries read at once, columns of a block, and warps: eight columns a thread, so that no sum leaves it."""
-    columns = SHAPE[0] if SHAPE else min(triton.next_power_of_2(max(width, 64)), 1024)
+    columns = SHAPE[0] if SHAPE else min(triton.next_power_of_2(max(width, 64)), 4096)
     return (SHAPE[2] if SHAPE else 4), columns, (SHAPE[1] if SHAPE else max(1, columns // 256))
 
 
