@@ -29,6 +29,9 @@ _MARGIN = 2
 """And then looks at the entries over the guess, where there are at most so many times as many as are asked for."""
 _PIECE = 64
 """Entries of a feature that a GPU adds up in one go."""
+_PART = 2**22
+"""Pre-activations that a CPU makes and ranks in one go. They stay in its cache, and the allocator gives the same memory again and again,
+where that of a whole batch comes from the system, page by page, at every step."""
 Starts = Int[Tensor, " row_starts"] | None
 """Where each row begins in flat codes, and where the last one ends; none where all rows have as many."""
 
@@ -49,13 +52,19 @@ def topk_indices(
     - `signed`: the k largest by magnitude.
     """
     with torch.no_grad():
-        rough = functional.linear(x, weight, bias)
-        size = rough.abs_() if signed else rough
-        if rough.dtype == weight.dtype:
-            return size.topk(k, sorted=False).indices
-        candidates = size.topk(min(k + max(1, k // _SPARE), weight.shape[0]), sorted=False).indices
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else weight.dtype
+        if dtype == weight.dtype:
+            return _ranked(x, weight, bias, k, signed)
+        candidates = _ranked(x.to(dtype), weight.to(dtype), bias.to(dtype), min(k + max(1, k // _SPARE), weight.shape[0]), signed)
         exact = gather_dot(x, weight, candidates) + bias[candidates]
         return candidates.gather(1, (exact.abs() if signed else exact).topk(k, sorted=False).indices)
+
+
+def _ranked(x: Tensor, weight: Tensor, bias: Tensor, k: int, signed: bool) -> Int[Tensor, "row k"]:
+    """The k largest of each row by one dense product."""
+    rows = max(256, _PART // len(weight) // 64 * 64) if x.device.type == "cpu" else max(1, len(x))  # products like round numbers
+    parts = (functional.linear(part, weight, bias) for part in x.split(rows))
+    return torch.cat([(part.abs_() if signed else part).topk(k, sorted=False).indices for part in parts])
 
 
 def batch_topk_indices(

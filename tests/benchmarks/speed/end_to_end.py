@@ -93,6 +93,7 @@ def train(store: WatchedStore, config: argparse.Namespace, folder: Path) -> tupl
     assert issubclass(kind, Trainable)
     dictionary = kind.sized(store.d_in, config.d_sae, config.k).to(store.device)
     settings = {"steps": config.tokens // config.batch, "batch_size": config.batch, "precision": config.precision, "evaluate_every": 0}
+    settings["sample"] = min(100_000, config.tokens // 10)  # a short try must not end with its sample
     trainer = WatchedTrainer(dictionary, from_dict(TrainConfig, settings), folder)
     trainer.timeline = store.timeline = Timeline(store.device)
     began = time.perf_counter()

@@ -79,7 +79,7 @@ def _child(job: dict[str, Any], limit: float) -> str:
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit, check=False)
     except subprocess.TimeoutExpired:
-        return f"not done after {limit:.0f} s"
+        return f"not done after {limit:g} s"
     last = (done.stderr.strip().splitlines() or [""])[-1]
     return f"ended with {done.returncode}: {last}"[:200]
 
