@@ -2,8 +2,8 @@
 
     python tests/benchmarks/speed/end_to_end.py TOKENS.npz.xz --model MODEL --out end_to_end.json --page docs/benchmarks/PAGE.md
 
-`TOKENS` is what `tests/benchmarks/quality/text.py` writes. Ours runs as a user's would: `Trainer.fit` with folder, log and checkpoints. A peer
-gets the same batches, centred and scaled, for some steps of its own loop, and what it would take for all of them is extrapolated.
+`TOKENS` is what `tests/benchmarks/quality/text.py` writes. Ours runs as a user's would: `Trainer.fit` with folder, log and checkpoints. A
+peer gets the same batches, centred and scaled, for some steps of its own loop, and what it would take for all of them is extrapolated.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def train(store: WatchedStore, config: argparse.Namespace, folder: Path) -> tupl
         "tokens": tokens,
         "tokens_per_second": tokens / (last - first),
         "shares": shares(intervals, first, last),
-        "timeline": [shares(intervals, begin, end) for begin, end in zip(edges, edges[1:], strict=False)],
+        "timeline": [shares(intervals, begin, end) for begin, end in pairwise(edges)],
         "last_log": json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["metrics"],
     }
     return dictionary, found
@@ -161,24 +162,28 @@ def attempted(name: str, store: WatchedStore, config: argparse.Namespace) -> dic
 
 def page(result: dict[str, Any]) -> str:
     """The result for a person."""
-    ours, quality, facts = result["saelab"], result["quality"], result["machine"]
+    ours, quality, facts, config = result["saelab"], result["quality"], result["machine"], result["config"]
     versions = ", ".join(f"{name} {found}" for name, found in facts["versions"].items())
-    what = "{architecture}, {d_sae:,} features, k {k}, batch {batch:,}, {precision}".format(**result["config"])
-    lines = ["# From text to a trained SAE", "", f"{facts['date']} · {facts['device']} · {versions}", "", "```bash", facts["command"], "```", ""]
+    what = "{architecture}, {d_sae:,} features, k {k}, batch {batch:,}, {precision}".format(**config)
+    lines = ["# From text to a trained SAE", "", f"{facts['date']} · {facts['device']} · {versions}", ""]
+    lines += ["```bash", facts["command"], "```", ""]
     lines += [
-        f"{what}; {ours['tokens']:,} tokens of `{result['config']['hook']}`, straight from the model through a ring buffer of "
-        f"{result['config']['rows']:,} rows, as `saelab train --stream` does, log and checkpoints included.",
+        f"{what}; {ours['tokens']:,} tokens of `{config['hook']}`, straight from the model through a ring buffer of "
+        f"{config['rows']:,} rows, as `saelab train --stream` does, log and checkpoints included.",
         "",
         f"Reading the tokens took {result['read_seconds']:.1f} s, loading the model {result['load_seconds']:.1f} s, filling the buffer and "
         f"setting the weights {ours['filling_seconds']:.1f} s, and training {ours['seconds'] - ours['filling_seconds']:.1f} s.",
         "",
         "| trainer | tokens/s | tokens | hours for all | model | SAE | i/o | waiting |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
-        _line("saelab", ours, ours["tokens"], result["config"]["tokens"]),
-        *(_line(name, row, row.get("steps", 0) * result["config"]["batch"], result["config"]["tokens"]) for name, row in result["peers"].items()),
+        _line("saelab", ours, ours["tokens"], config["tokens"]),
+        *(
+            _line(name, row, row.get("steps", 0) * result["config"]["batch"], result["config"]["tokens"])
+            for name, row in result["peers"].items()
+        ),
         "",
-        "Shares are of the time from the first step to the last: the device at work on the model, on the SAE, the log and checkpoints, and on",
-        "none of them. Hours for all are extrapolated where fewer tokens were read.",
+        "Shares are of the time from the first step to the last: the device at work on the model, on the SAE, on the log and checkpoints,",
+        "and on none of them. Hours for all are extrapolated where fewer tokens were read.",
         "",
         "| tenth of the run | model | SAE | i/o | waiting |",
         "|---|---:|---:|---:|---:|",
@@ -197,7 +202,8 @@ def _shares(found: dict[str, float]) -> str:
 def _line(name: str, row: dict[str, Any], tokens: int, wanted: int) -> str:
     if "error" in row:
         return f"| {name} | {row['error']} |" + " |" * 6
-    return f"| {name} | {row['tokens_per_second']:,.0f} | {tokens:,} | {wanted / row['tokens_per_second'] / 3600:.3f} | {_shares(row['shares'])} |"
+    speed = row["tokens_per_second"]
+    return f"| {name} | {speed:,.0f} | {tokens:,} | {wanted / speed / 3600:.3f} | {_shares(row['shares'])} |"
 
 
 def parsed(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -1,7 +1,7 @@
 """The peers' trainers, unpatched, in their own loops: sae-lens 6.54.12, dictionary-learning 0.1.0, eai-sparsify 1.3.3.
 
-Their heavy imports are stand-ins (`stubs.py`); logging services are off. JumpReLU's thresholds are set where the first batch has the k active
-features a row that all others have, which changes nothing for code that computes densely.
+Their heavy imports are stand-ins (`stubs.py`); logging services are off. JumpReLU's thresholds are set where the first batch has the k
+active features a row that all others have, which changes nothing for code that computes densely.
 """
 
 import sys
@@ -121,7 +121,8 @@ def make_sparsify(shape: Shape, sample: Tensor, optimiser: str) -> Made:
         from sparsify import SparseCoderConfig, TrainConfig, Trainer
     model = _Emitter(shape.d_in, sample.device)
     coder = SparseCoderConfig(num_latents=shape.d_sae, k=shape.k)
-    config = TrainConfig(coder, batch_size=1, optimizer=optimiser, layers=[0], log_to_wandb=False, save_every=10 * _STEPS)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"optimizer": optimiser, "layers": [0], "log_to_wandb": False, "save_every": 10 * _STEPS}
+    config = TrainConfig(coder, batch_size=1, **settings)
     trainer = Trainer(config, _Prompts(shape.batch), model)  # type: ignore[arg-type]
     (sae,) = trainer.saes.values()
 

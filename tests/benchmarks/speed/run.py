@@ -3,8 +3,9 @@
     python tests/benchmarks/speed/run.py --shapes S1 S2 S2@16384 S2:encode --out speed.jsonl
     python tests/benchmarks/speed/table.py speed.jsonl
 
-`--trainers` takes names or beginnings of names, such as `saelab` or `sae_lens-topk`; all without it. Each trainer has a process of its own: one
-that fails, runs out of memory or of time becomes a line with the reason, and the next goes on. The first line of the file says where it ran.
+`--trainers` takes names or beginnings of names, such as `saelab` or `sae_lens-topk`; all without it. Each trainer has a process of its own:
+one that fails, runs out of memory or of time becomes a line with the reason, and the next goes on. The first line of the file says where it
+ran.
 """
 
 import argparse
@@ -62,7 +63,11 @@ def run_one(trainer: str, arguments: argparse.Namespace) -> None:
     left = list(arguments.shapes)
     while left:
         before = _lines(arguments.out)
-        job = {"trainer": trainer, "shapes": left, **{key: getattr(arguments, key) for key in ("device", "threads", "warmup", "steps", "seconds")}}
+        job = {
+            "trainer": trainer,
+            "shapes": left,
+            **{key: getattr(arguments, key) for key in ("device", "threads", "warmup", "steps", "seconds")},
+        }
         reason = _child({**job, "out": str(arguments.out)}, arguments.limit * len(left))
         done = _lines(arguments.out) - before
         left = left[done:]
@@ -124,7 +129,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         Shape.parse(name)
     trainers = chosen(arguments.trainers)
     command = shlex.join(["python", "tests/benchmarks/speed/run.py", *(sys.argv[1:] if argv is None else argv)])
-    facts = {**machine(arguments.device, arguments.threads), "command": command, **{key: getattr(arguments, key) for key in ("warmup", "steps", "seconds")}}
+    facts = {
+        **machine(arguments.device, arguments.threads),
+        "command": command,
+        **{key: getattr(arguments, key) for key in ("warmup", "steps", "seconds")},
+    }
     with arguments.out.open("a") as file:
         file.write(json.dumps({"machine": facts}) + "\n")
     began = time.monotonic()

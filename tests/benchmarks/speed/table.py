@@ -1,6 +1,7 @@
 """A Markdown page of what `run.py` measured: `python table.py RESULTS.jsonl [MORE.jsonl ...]`.
 
-Writes `docs/benchmarks/speed_<hardware>_<date>.md`, or the file after `--page`. Later results replace earlier ones of the same trainer and shape.
+Writes `docs/benchmarks/speed_<hardware>_<date>.md`, or the file after `--page`. Later results replace earlier ones of the same trainer and
+shape.
 """
 
 import argparse
@@ -16,22 +17,27 @@ COUNTERPARTS = {"abstopk": "topk", "matryoshka": "batchtopk"}
 """Architectures that no peer was measured with are held against those that they extend."""
 SIZES = {"toy": "d 32, 256 features, k 8", "S1": "d 576, 9,216 features, k 32", "S2": "d 768, 24,576 features, k 32"}
 SIZES |= {"S3": "d 2,304, 65,536 features, k 64", "S4": "d 4,096, 131,072 features, k 64"}
-HOW = """Tokens a second by the median step, from one request for a batch to the next in each library's own loop ({warmup} steps before, {steps} timed, fewer
-where they take over {seconds:g} s; mean, minimum and maximum beside it). Eight batches of synthetic rows in turn, on the device: a mean, a low-rank part, 24 of
-16,384 Zipf-distributed directions a row, noise. No feature dies in so few steps, so terms that revive features cost only their checks. JumpReLU starts with
-thresholds at which the first batch has k active features a row, for every library.
+HOW = """\
+Tokens a second by the median step, from one request for a batch to the next in each library's own loop ({warmup} steps before, {steps}
+timed, fewer where they take over {seconds:g} s; mean, minimum and maximum beside it). Eight batches of synthetic rows in turn, on the
+device: a mean, a low-rank part, 24 of 16,384 Zipf-distributed directions a row, noise. No feature dies in so few steps, so terms that
+revive features cost only their checks. JumpReLU starts with thresholds at which the first batch has k active features a row, for every
+library.
 
-- `saelab-*`: the whole trainer (`Trainer.step` with input scale, unit-norm decoder, clipping, dead counting, schedules, sums of the log, and a line of it every
-  20th step). `fp32`: all in float32. `bf16`: products in bfloat16, weights and moments in float32.
-- `sae_lens-*`: sae-lens, `SAETrainer.fit`; `bf16` with `autocast=True`, `fp32` as it comes. `dictionary_learning-*`: dictionary-learning, `update` as `trainSAE`
-  calls it, with `autocast_dtype` of that name; float32 is its default. `sparsify-*`: eai-sparsify, `Trainer.fit` with a stand-in model; signum is its default,
-  `adam` is torch's. None is patched; what they import but do not use here is replaced by stand-ins (`tests/benchmarks/stubs.py`), logging services are off.
-- `plain-*`: what a user would write in plain PyTorch (dense decoder, fused Adam, nothing else), eager in two precisions and `compile`d in bfloat16.
-  `openai_like-*`: the step of Gao et al. 2024 written by us from the paper (gathering decoder and sparse weight gradients in PyTorch, error over variance,
-  unit-norm decoder, fused Adam, no AuxK). It is not OpenAI's code, and lacks their Triton kernels.
+- `saelab-*`: the whole trainer (`Trainer.step` with input scale, unit-norm decoder, clipping, dead counting, schedules, sums of the
+  log, and a line of it every 20th step). `fp32`: all in float32. `bf16`: products in bfloat16 (not those of JumpReLU, which must compare
+  with its thresholds), weights and moments in float32.
+- `sae_lens-*`: sae-lens, `SAETrainer.fit`; `bf16` with `autocast=True`, `fp32` as it comes. `dictionary_learning-*`:
+  dictionary-learning, `update` as `trainSAE` calls it, with `autocast_dtype` of that name; float32 is its default. `sparsify-*`:
+  eai-sparsify, `Trainer.fit` with a stand-in model; signum is its default, `adam` is torch's. None is patched; what they import but do
+  not use here is replaced by stand-ins (`tests/benchmarks/stubs.py`), logging services are off.
+- `plain-*`: what a user would write in plain PyTorch (dense decoder, fused Adam, nothing else), eager in two precisions and `compile`d
+  in bfloat16. `openai_like-*`: the step of Gao et al. 2024 written by us from the paper (gathering decoder and sparse weight gradients
+  in PyTorch, error over variance, unit-norm decoder, fused Adam, no AuxK). It is not OpenAI's code, and lacks their Triton kernels.
 
-Ratios: to the fastest published trainer ({peers}) and to the fastest other code (plain, openai_like) of the same architecture; AbsTopK is held against TopK,
-Matryoshka against BatchTopK. Memory: PyTorch's peak on a GPU, the batches included; the whole process on a CPU. L0: of the encoder after the last step."""
+Ratios: to the fastest published trainer ({peers}) and to the fastest other code (plain, openai_like) of the same architecture; AbsTopK
+is held against TopK, Matryoshka against BatchTopK. Memory: PyTorch's peak on a GPU, the batches included; the whole process on a CPU.
+L0: of the encoder after the last step."""
 
 
 def read(files: Sequence[Path]) -> tuple[dict[str, Any], dict[str, dict[str, dict[str, Any]]]]:
@@ -77,7 +83,9 @@ def section(shape: str, rows: dict[str, dict[str, Any]]) -> list[str]:
         ratios = [_ratio(speed, _best(rows, group, architecture)) for group in (PEERS, ("plain", "openai_like"))]
         mark = "**" if library == "saelab" else ""
         times = f"{row['ms']:.2f} | {row['ms_mean']:.2f} | {row['ms_min']:.2f} to {row['ms_max']:.2f}"
-        lines.append(f"| {mark}{row['trainer']}{mark} | {speed:,.0f} | {' | '.join(ratios)} | {times} | {row['peak_gib']:.2f} | {row['l0']:.1f} |")
+        lines.append(
+            f"| {mark}{row['trainer']}{mark} | {speed:,.0f} | {' | '.join(ratios)} | {times} | {row['peak_gib']:.2f} | {row['l0']:.1f} |"
+        )
     failed = [row for row in rows.values() if "ms" not in row]
     if failed:
         lines += ["", "Not measured:", "", *(f"- {row['trainer']}: {row['error']}" for row in failed)]

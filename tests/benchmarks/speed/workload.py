@@ -71,7 +71,7 @@ def make_rows(shape: Shape, device: torch.device) -> list[Tensor]:
     return batches
 
 
-class Finished(Exception):  # noqa: N818 - not an error
+class Finished(Exception):
     """Ends a trainer's own loop once enough steps are timed."""
 
 
