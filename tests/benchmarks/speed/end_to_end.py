@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -58,15 +59,28 @@ def corpus_of(text: Text, subject: Subject) -> Corpus:
     return Corpus(policy, infos, np.concatenate(pieces).astype(np.int32), offsets)
 
 
-class WatchedStore(SubjectStore):
-    """Tells the timeline when the model runs."""
+class WatchedModel:
+    """A subject that tells the timeline when it runs; `Captured`."""
 
-    timeline: Timeline | None = None
+    def __init__(self, subject: Subject) -> None:
+        self.subject, self.name = subject, subject.name
+        self.timeline: Timeline | None = None
+
+    def span(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext() if self.timeline is None else self.timeline.span(name)
+
+    def activations(self, tokens: Tensor, hooks: Sequence[str]) -> dict[str, Tensor]:
+        with self.span("model"):
+            return self.subject.activations(tokens, hooks)
+
+
+class WatchedStore(SubjectStore):
+    """Tells the timeline when rows are made: the model's forward passes, and what is around them."""
+
+    model: WatchedModel
 
     def on(self, windows: np.ndarray) -> Chunk:
-        if self.timeline is None:
-            return super().on(windows)
-        with self.timeline.span("model"):
+        with self.model.span("rows"):
             return super().on(windows)
 
 
@@ -96,12 +110,12 @@ def train(store: WatchedStore, config: argparse.Namespace, folder: Path) -> tupl
     settings = {"steps": config.tokens // config.batch, "batch_size": config.batch, "precision": config.precision, "evaluate_every": 0}
     settings["sample"] = min(100_000, config.tokens // 10)  # a short try must not end with its sample
     trainer = WatchedTrainer(dictionary, from_dict(TrainConfig, settings), folder)
-    trainer.timeline = store.timeline = Timeline(store.device)
+    trainer.timeline = store.model.timeline = Timeline(store.device)
     began = time.perf_counter()
     trainer.fit(RingBuffer(store, config.rows, config.batch, 0))
-    intervals = store.timeline.intervals()
+    intervals = trainer.timeline.intervals()
     seconds = time.perf_counter() - began
-    store.timeline = None
+    store.model.timeline = None
     first, last = intervals["sae"][0][0], max(end for spans in intervals.values() for _, end in spans)
     edges = np.linspace(first, last, PARTS + 1).tolist()
     tokens = trainer.tokens
@@ -134,13 +148,13 @@ def train_peer(name: str, store: WatchedStore, config: argparse.Namespace) -> di
     sample = next(batches)
     mean, scale = sample.mean(0), sample.std()
     made = make(Shape("stream", store.d_in, config.d_sae, config.k, config.batch), (sample - mean) / scale, architecture, precision)
-    store.timeline = timeline = Timeline(store.device)
+    store.model.timeline = timeline = Timeline(store.device)
     try:
         made.fit(given(batches, timeline, WARMUP + config.peer_steps, mean, scale))
     except (Finished, RuntimeError) as ended:  # a generator's own end reaches some loops as RuntimeError
         if not isinstance(ended, Finished) and not isinstance(ended.__cause__, Finished):
             raise
-    store.timeline = None
+    store.model.timeline = None
     intervals = timeline.intervals()
     first, last = intervals["sae"][WARMUP][0], intervals["sae"][-1][1]
     speed = config.peer_steps * config.batch / (last - first)
@@ -174,19 +188,20 @@ def page(result: dict[str, Any]) -> str:
         f"Reading the tokens took {result['read_seconds']:.1f} s, loading the model {result['load_seconds']:.1f} s, filling the buffer and "
         f"setting the weights {ours['filling_seconds']:.1f} s, and training {ours['seconds'] - ours['filling_seconds']:.1f} s.",
         "",
-        "| trainer | tokens/s | tokens | hours for all | model | SAE | i/o | waiting |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| trainer | tokens/s | tokens | hours for all | model | rows | SAE | i/o | waiting |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
         _line("saelab", ours, ours["tokens"], config["tokens"]),
         *(
             _line(name, row, row.get("steps", 0) * result["config"]["batch"], result["config"]["tokens"])
             for name, row in result["peers"].items()
         ),
         "",
-        "Shares are of the time from the first step to the last: the device at work on the model, on the SAE, on the log and checkpoints,",
-        "and on none of them. Hours for all are extrapolated where fewer tokens were read.",
+        "Shares are of the time from the first step to the last: the device at work on the model, on rows around it (choosing windows,",
+        "leaving out what does not count), on the SAE, on the log and checkpoints, and on none of them. Hours for all are extrapolated",
+        "where fewer tokens were read.",
         "",
-        "| tenth of the run | model | SAE | i/o | waiting |",
-        "|---|---:|---:|---:|---:|",
+        "| tenth of the run | model | rows | SAE | i/o | waiting |",
+        "|---|---:|---:|---:|---:|---:|",
         *(f"| {number} | {_shares(part)} |" for number, part in enumerate(ours["timeline"], 1)),
         "",
         "On held-out documents: " + ", ".join(f"{name} {value:.4f}" for name, value in quality.items()) + ".",
@@ -196,12 +211,12 @@ def page(result: dict[str, Any]) -> str:
 
 
 def _shares(found: dict[str, float]) -> str:
-    return " | ".join(f"{found.get(name, 0.0):.1%}" for name in ("model", "sae", "i/o", "waiting"))
+    return " | ".join(f"{found.get(name, 0.0):.1%}" for name in ("model", "rows", "sae", "i/o", "waiting"))
 
 
 def _line(name: str, row: dict[str, Any], tokens: int, wanted: int) -> str:
     if "error" in row:
-        return f"| {name} | {row['error']} |" + " |" * 6
+        return f"| {name} | {row['error']} |" + " |" * 7
     speed = row["tokens_per_second"]
     return f"| {name} | {speed:,.0f} | {tokens:,} | {wanted / speed / 3600:.3f} | {_shares(row['shares'])} |"
 
@@ -239,7 +254,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     corpus = corpus_of(Text.read(config.text, config.windows), subject)
     result: dict[str, Any] = {"load_seconds": loaded - began, "read_seconds": time.perf_counter() - loaded}
     forward = BufferConfig(rows=config.rows, batch_tokens=config.batch_tokens, shard_windows=config.shard_windows)
-    store = WatchedStore(subject, corpus, forward, [config.hook], device=config.device)
+    model = WatchedModel(subject)
+    WatchedStore.model = model  # which reads some rows as it is made
+    store = WatchedStore(model, corpus, forward, [config.hook], device=config.device)
     with tempfile.TemporaryDirectory() as folder:
         dictionary, result["saelab"] = train(store, config, Path(folder))
     dictionary.provenance = provenance_of(subject.name, store, config.hook)

@@ -60,7 +60,12 @@ def busy(intervals: list[Interval], begin: float, end: float) -> float:
 
 
 def shares(intervals: dict[str, list[Interval]], begin: float, end: float) -> dict[str, float]:
-    """Share of a stretch in which each name was at work, and `waiting`, in which none was."""
+    """Share of a stretch in which each name was at work, and `waiting`, in which none was.
+
+    The model runs within `rows`, where it is not counted.
+    """
     every = [interval for spans in intervals.values() for interval in spans]
     found = {name: busy(spans, begin, end) / (end - begin) for name, spans in intervals.items()}
+    if "rows" in found:
+        found["rows"] -= found.get("model", 0.0)
     return {**found, "waiting": 1 - busy(every, begin, end) / (end - begin)}
