@@ -51,17 +51,17 @@ def encode_all(made: Made, batches: Clock) -> None:
         made.encode(x)
 
 
-def measure(trainer: str, shape: Shape, device: torch.device, warmup: int, steps: int, seconds: float) -> dict[str, Any]:
+def measure(trainer: str, shape: Shape, device: torch.device, clock: dict[str, Any]) -> dict[str, Any]:
     """What the timed steps took, the memory, and how many features are active a row at the end."""
     torch.manual_seed(0)
     batches = make_rows(shape, device)
     made = TRAINERS[trainer](shape, batches[0])
-    clock = Clock(batches, warmup, steps, seconds)
+    timed = Clock(batches, **clock)
     began = time.perf_counter()
     try:
-        encode_all(made, clock) if shape.encode else made.fit(clock)
+        encode_all(made, timed) if shape.encode else made.fit(timed)
     except Finished:
-        times = clock.milliseconds()
+        times = timed.milliseconds()
     peak = peak_gib(device)
     median = statistics.median(times)
     return {
@@ -93,7 +93,7 @@ def main(job: dict[str, Any]) -> None:
         torch.set_num_threads(job["threads"])
     for name in job["shapes"]:
         try:
-            found = measure(job["trainer"], Shape.parse(name), device, job["warmup"], job["steps"], job["seconds"])
+            found = measure(job["trainer"], Shape.parse(name), device, job["clock"])
         except Exception as error:
             found = {"error": described(error)}
         with Path(job["out"]).open("a") as file:

@@ -63,11 +63,7 @@ def run_one(trainer: str, arguments: argparse.Namespace) -> None:
     left = list(arguments.shapes)
     while left:
         before = _lines(arguments.out)
-        job = {
-            "trainer": trainer,
-            "shapes": left,
-            **{key: getattr(arguments, key) for key in ("device", "threads", "warmup", "steps", "seconds")},
-        }
+        job = {"trainer": trainer, "shapes": left, "device": arguments.device, "threads": arguments.threads, "clock": _clock(arguments)}
         reason = _child({**job, "out": str(arguments.out)}, arguments.limit * len(left))
         done = _lines(arguments.out) - before
         left = left[done:]
@@ -77,9 +73,15 @@ def run_one(trainer: str, arguments: argparse.Namespace) -> None:
                 file.write(json.dumps(line) + "\n")
 
 
+def _clock(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {key: getattr(arguments, key) for key in ("warmup", "steps", "seconds", "cpu_time")}
+
+
 def _child(job: dict[str, Any], limit: float) -> str:
     """Runs the job; why it ended early, if it did."""
     environment = {**os.environ, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(job["threads"]), "WANDB_MODE": "disabled"}
+    if job["device"] == "cpu":
+        environment["SPARSIFY_DISABLE_TRITON"] = "1"  # its own switch: it takes Triton where it is installed, and Triton needs a GPU
     command = [sys.executable, str(HERE / "measure.py"), json.dumps(job)]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit, check=False)
@@ -113,6 +115,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, help="steps that are not timed")
     parser.add_argument("--steps", type=int, help="steps that are")
     parser.add_argument("--seconds", type=float, default=10, help="that either may take, but for 2 and 5 steps")
+    parser.add_argument("--cpu-time", action="store_true", help="of a CPU that is busy with other work: count this work's share, 1 thread")
     parser.add_argument("--limit", type=float, default=240, help="seconds that a trainer may take for a shape")
     arguments = parser.parse_args(argv)
     on_gpu = arguments.device == "cuda"
@@ -129,11 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         Shape.parse(name)
     trainers = chosen(arguments.trainers)
     command = shlex.join(["python", "tests/benchmarks/speed/run.py", *(sys.argv[1:] if argv is None else argv)])
-    facts = {
-        **machine(arguments.device, arguments.threads),
-        "command": command,
-        **{key: getattr(arguments, key) for key in ("warmup", "steps", "seconds")},
-    }
+    facts = {**machine(arguments.device, arguments.threads), "command": command, **_clock(arguments)}
     with arguments.out.open("a") as file:
         file.write(json.dumps({"machine": facts}) + "\n")
     began = time.monotonic()

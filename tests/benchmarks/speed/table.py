@@ -40,6 +40,10 @@ is held against TopK, Matryoshka against BatchTopK. Memory: PyTorch's peak on a 
 L0: of the encoder after the last step."""
 
 
+SHARED = """Times are those that the work had of the CPU, not the wall's: other work ran beside it. One thread; a second makes steps
+shorter, though not by half."""
+
+
 def read(files: Sequence[Path]) -> tuple[dict[str, Any], dict[str, dict[str, dict[str, Any]]]]:
     """The first machine's facts, and results by shape and trainer. All must come from the same kind of device."""
     machines: list[dict[str, Any]] = []
@@ -97,6 +101,8 @@ def page(machine: dict[str, Any], results: dict[str, dict[str, dict[str, Any]]])
     versions = ", ".join(f"{name} {found}" for name, found in machine["versions"].items())
     facts = {key: machine[key] for key in ("warmup", "steps", "seconds")}
     lines = ["# Speed of the training step beside other libraries", "", f"{machine['date']} · {machine['device']} · {versions}", ""]
+    if machine["cpu_time"]:
+        lines += [SHARED, ""]
     lines += ["```bash", *machine["commands"], "```", "", HOW.format(**facts, peers=", ".join(PEERS)), ""]
     for shape in results:
         lines += section(shape, results[shape])
