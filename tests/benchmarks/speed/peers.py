@@ -39,6 +39,7 @@ def make_saelens(shape: Shape, sample: Tensor, architecture: str, precision: str
         total_training_samples=_STEPS * shape.batch,
         train_batch_size_samples=shape.batch,
         lr_end=3e-5,
+        lr_warm_up_steps=1000,  # as users set it; without, the first steps take JumpReLU far from its L0
         device=device,
         autocast=precision == "bf16",
         logger=LoggingConfig(log_to_wandb=False),
