@@ -1,4 +1,4 @@
-"""The sparse products of a dictionary's step, and the choice of the active features: all that it needs beside one dense product.
+"""The sparse products of a dictionary's step: all that it needs beside the choice of the active features (`saelab.kernels.selection`).
 
 With `indices[t, j]` the j-th active feature of row t:
 
@@ -7,7 +7,7 @@ With `indices[t, j]` the j-th active feature of row t:
     segment_sum    out[f]    = Σ_{t, j: indices[t, j] = f} values[t, j] · x[t]   the gradient of both weights
 
 The first two are differentiable and are each other's gradients, so a step never forms a dense array of activations or of their gradients,
-nor the dense products that would follow from it. Only the choice of features multiplies by all of them, and it needs no gradient.
+nor the dense products that would follow from it.
 
 Rows may have different numbers of active features. Then indices and values are flat, row after row, and `starts[t]` is where row t begins;
 `starts` has one entry more than there are rows. Without `starts` all rows have as many: indices are [row k].
@@ -31,12 +31,6 @@ from saelab.kernels.segments import PIECE, Segments, prepare_segments, segments_
 from saelab.kernels.streams import rejoin
 from saelab.kernels.terms import Term, collected
 
-_SPARE = 4
-"""One candidate in so many more than asked for is looked at when candidates are ranked in bfloat16."""
-_GUESS = 16
-"""The choice over a whole batch first guesses its threshold from one row in so many."""
-_MARGIN = 2
-"""And then looks at the entries over the guess, where there are at most so many times as many as are asked for."""
 HAS_TRITON = find_spec("triton") is not None
 """Whether Triton is installed: with PyTorch for NVIDIA GPUs on Linux it is."""
 Starts = Int[Tensor, " row_starts"] | None
@@ -52,114 +46,19 @@ def fast(weight: Tensor) -> bool:
     return HAS_TRITON and weight.is_cuda and weight.dtype == torch.float32 and torch.is_autocast_enabled("cuda")
 
 
-def topk_indices(
-    x: Float[Tensor, "row d_in"], weight: Float[Tensor, "d_sae d_in"], bias: Float[Tensor, " d_sae"], k: int, signed: bool = False
-) -> Int[Tensor, "row k"]:
-    """Indices of the k largest of `x @ weight.T + bias` in each row, in no order.
-
-    Under bfloat16 autocast a quarter more candidates are ranked by the cheap product and the best k of them by exact dot products: that
-    keeps the exact set but for a few in a million, where a bfloat16 ranking alone, as on a GPU, changes one in a hundred.
-
-    Arguments:
-    - `signed`: the k largest by magnitude.
-    """
-    with torch.no_grad():
-        if fast(weight):
-            return _topk_on_gpu(x, weight, bias, k, signed)[1]
-        rough = functional.linear(x, weight, bias)
-        size = rough.abs_() if signed else rough
-        if rough.dtype == weight.dtype:
-            return size.topk(k, sorted=False).indices
-        candidates = size.topk(min(k + max(1, k // _SPARE), weight.shape[0]), sorted=False).indices
-        exact = gather_dot(x, weight, candidates) + bias[candidates]
-        return candidates.gather(1, (exact.abs() if signed else exact).topk(k, sorted=False).indices)
-
-
-def topk_codes(
-    x: Float[Tensor, "row d_in"], weight: Float[Tensor, "d_sae d_in"], bias: Float[Tensor, " d_sae"], k: int, signed: bool = False
-) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
-    """The k largest of `x @ weight.T + bias` in each row, differentiable, and their indices: `topk_indices`, then `gather_dot`."""
-    if not fast(weight):
-        indices = topk_indices(x, weight, bias, k, signed)
-        return gather_dot(x, weight, indices, bias=bias), indices
-    with torch.no_grad():
-        values, indices = _topk_on_gpu(x, weight, bias, k, signed)
-    return _GatherDot.apply(x, weight, bias, indices, None, values), indices  # pyright: ignore[reportReturnType]
-
-
-def _topk_on_gpu(x: Tensor, weight: Tensor, bias: Tensor, k: int, signed: bool) -> tuple[Tensor, Tensor]:
-    from saelab.kernels.gpu.select import topk_places
-
-    return topk_places(functional.linear(low(x), low(weight), low(bias)), k, signed)
-
-
-def batch_topk_codes(
-    x: Float[Tensor, "row d_in"], weight: Float[Tensor, "d_sae d_in"], bias: Float[Tensor, " d_sae"], count: int
-) -> tuple[Float[Tensor, " {count}"], Int[Tensor, " {count}"], Int[Tensor, " row_starts"]]:
-    """The `count` largest of `x @ weight.T + bias` in the whole batch, differentiable, with indices and row starts."""
-    if not fast(weight):
-        indices, starts = batch_topk_indices(x, weight, bias, count)
-        return gather_dot(x, weight, indices, starts, bias), indices, starts
-    from saelab.kernels.gpu.select import batch_topk_places
-
-    with torch.no_grad():
-        values, places = batch_topk_places(functional.linear(low(x), low(weight), low(bias)), count)
-        indices, starts = places % len(weight), _row_starts(places // len(weight), len(x))
-    return _GatherDot.apply(x, weight, bias, indices, starts, values), indices, starts  # pyright: ignore[reportReturnType]
-
-
-def batch_topk_indices(
-    x: Float[Tensor, "row d_in"], weight: Float[Tensor, "d_sae d_in"], bias: Float[Tensor, " d_sae"], count: int
-) -> tuple[Int[Tensor, " {count}"], Int[Tensor, " row_starts"]]:
-    """Indices of the `count` largest of `x @ weight.T + bias` in the whole batch, flat in row order, and where each row begins.
-
-    Under bfloat16 autocast candidates are ranked as in `topk_indices`.
-    """
-    d_sae = weight.shape[0]
-    with torch.no_grad():
-        rough = functional.linear(x, weight, bias)
-        if rough.dtype == weight.dtype:
-            chosen = _largest(rough, count).sort().values
-        else:
-            candidates = _largest(rough, min(count + count // _SPARE, rough.numel())).sort().values
-            features = candidates % d_sae
-            exact = gather_dot(x, weight, features, _row_starts(candidates // d_sae, len(x))) + bias[features]
-            chosen = candidates[exact.topk(count, sorted=False).indices].sort().values
-        return chosen % d_sae, _row_starts(chosen // d_sae, len(x))
-
-
-def _row_starts(row: Int[Tensor, " n"], num_rows: int) -> Int[Tensor, " row_starts"]:
-    return torch.searchsorted(row, torch.arange(num_rows + 1, device=row.device))
-
-
-def _largest(values: Float[Tensor, "row d_sae"], count: int) -> Int[Tensor, " {count}"]:
-    """Flat indices of the `count` largest values, in no order.
-
-    On a CPU a selection among all is slow. What exceeds a threshold guessed from some of the rows is found in one pass, and where that
-    are enough, but not many more than enough, the largest are among them.
-    """
-    flat = values.flatten()
-    if flat.device.type == "cpu" and len(values) >= 8 * _GUESS:
-        some = values[::_GUESS].flatten()
-        asked = min(len(some), count * len(some) // len(flat) * 5 // 4 + 1)
-        over = (flat > some.topk(asked, sorted=False).values.min()).nonzero()[:, 0]
-        if count <= len(over) <= _MARGIN * count:
-            return over[flat[over].topk(count, sorted=False).indices]
-    return flat.topk(count, sorted=False).indices
-
-
 def gather_dot(
     x: Float[Tensor, "row d_in"],
     weight: Float[Tensor, "d_sae d_in"],
     indices: Int[Tensor, "*codes"],
     starts: Starts = None,
     bias: Float[Tensor, " d_sae"] | None = None,
+    known: Float[Tensor, "*codes"] | None = None,
 ) -> Float[Tensor, "*codes"]:
     """Dot products of each row of x with the weight rows that its indices name, plus their bias where there is one.
 
-    Differentiable in `x`, `weight` and `bias`.
+    Differentiable in `x`, `weight` and `bias`. They are not computed where they are `known`.
     """
-    return _GatherDot.apply(x, weight, bias, indices, starts, None)  # pyright: ignore[reportReturnType]
+    return _GatherDot.apply(x, weight, bias, indices, starts, known)  # pyright: ignore[reportReturnType]
 
 
 def gather_sum(

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.dictionary import DICTIONARIES, Codes
-from saelab.kernels.sparse import topk_codes
+from saelab.kernels.selection import topk_codes
 from saelab.saes.base import Kept, Selective, Weights
 from saelab.values import value
 

@@ -14,7 +14,8 @@ from saelab.affine import Affine, input_statistics
 from saelab.dictionary import Losses, Trainable, spread
 from saelab.errors import Invalid
 from saelab.kernels.low import column_sums, row_norms
-from saelab.kernels.sparse import fast, gather_dot, gather_sum, mean_square, moved_bias, topk_codes, topk_indices, unexplained
+from saelab.kernels.selection import topk_codes, topk_indices
+from saelab.kernels.sparse import fast, gather_dot, gather_sum, mean_square, moved_bias, unexplained
 from saelab.kernels.streams import aside, rejoin
 from saelab.values import from_dict, to_dict, value
 

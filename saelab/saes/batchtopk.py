@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from saelab.dictionary import DICTIONARIES, Codes
-from saelab.kernels.sparse import batch_topk_codes
+from saelab.kernels.selection import batch_topk_codes
 from saelab.saes.base import Kept, Selective, Weights
 from saelab.values import value
 
