@@ -112,8 +112,8 @@ class Trainer:
             betas=betas,
             clip=config.clip,
             unit=dictionary.unit_rows(),
-            shared=ranks.shared(dictionary),
-            total=ranks.total,
+            norm=ranks.norm,
+            elsewhere=ranks.elsewhere(dictionary),
         )
         self.steps_done = 0
         self.tokens = 0

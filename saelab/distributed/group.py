@@ -21,7 +21,7 @@ from saelab.checkpoint import CHECKPOINT_FILE, POINTER_FILE, SHARDS_FOLDER
 from saelab.distributed.collectives import gathered, summed
 from saelab.distributed.gradients import reduce_gradients
 from saelab.distributed.job import Job
-from saelab.distributed.ranks import Places, Ranks, Sizes
+from saelab.distributed.ranks import Flat, Ranks
 from saelab.distributed.rows import Portion
 from saelab.distributed.selection import chosen_of_all, chosen_of_rows
 from saelab.distributed.shards import is_divided, load_part, load_shards, load_weights, point_to, write_shards
@@ -145,32 +145,34 @@ class Group(Ranks):
         mine = super().top(values, count)
         return mine if self.shards == 1 else super().top(gathered(mine, self._features), count)
 
-    @torch.no_grad()
-    def largest(self, indices: Int[Tensor, "row n"], k: int, sizes: Sizes) -> Places:
+    def largest(self, values: Float[Tensor, "row n"], indices: Int[Tensor, "row n"], k: int) -> Flat:
         """Of a rank's codes those that are among the k largest of all features, row by row; flat, since rows have unlike numbers."""
         if self.shards == 1:
-            return indices, None
-        size = sizes()
+            return values, indices, None
         indices, order = indices.sort(dim=1)
-        chosen = chosen_of_rows(size.gather(1, order), k, self._features)
-        return indices[chosen], _ends(chosen.sum(1))
+        values = values.gather(1, order)
+        chosen = chosen_of_rows(values.abs(), k, self._features)
+        return values[chosen], indices[chosen], _ends(chosen.sum(1))
 
-    @torch.no_grad()
-    def batch_largest(self, indices: Int[Tensor, " n"], starts: Int[Tensor, " row_starts"], k: int, sizes: Sizes) -> Places:
+    def batch_largest(self, values: Float[Tensor, " n"], indices: Int[Tensor, " n"], starts: Int[Tensor, " row_starts"], k: int) -> Flat:
         """Of a rank's codes those that are among the largest of all features and rows."""
-        chosen = chosen_of_all(sizes(), k * (len(starts) - 1) * self.rows, self._all)
-        return indices[chosen], _ends(chosen.long())[starts]
+        chosen = chosen_of_all(values, k * (len(starts) - 1) * self.rows, self._all)
+        return values[chosen], indices[chosen], _ends(chosen.long())[starts]
 
     def reduce(self, dictionary: nn.Module) -> None:
         """Averages the gradients over the ranks with other rows, and of weights that are not divided over those with other features."""
         if self.rows > 1:
             reduce_gradients(list(dictionary.parameters()), self._rows)
         if self.shards > 1:
-            reduce_gradients(self.shared(dictionary), self._features)
+            reduce_gradients(_not_divided(dictionary), self._features)
 
-    def shared(self, dictionary: nn.Module) -> list[nn.Parameter]:
-        """Those without a row a feature."""
-        return [] if self.shards == 1 else [weight for name, weight in dictionary.named_parameters() if not is_divided(name, weight)]
+    def norm(self, parts: Float[Tensor, " part"]) -> Float[Tensor, ""]:
+        """The root of the sum of their squares, over all features."""
+        return super().norm(parts) if self.shards == 1 else self.total(parts.square().sum()).sqrt()
+
+    def elsewhere(self, dictionary: nn.Module) -> list[nn.Parameter]:
+        """What is not divided counts on the rank with the first features."""
+        return _not_divided(dictionary) if self._shard else []
 
     def agree(self, idle: Int[Tensor, " held"], sums: Mapping[str, Tensor]) -> None:
         """The shortest time that a feature was idle on any rank's rows, and the means of the sums over all ranks."""
@@ -219,6 +221,10 @@ class Group(Ranks):
         whole.load_state_dict(load_weights(folder, "weights."))
         whole.provenance = dictionary.provenance
         return whole
+
+
+def _not_divided(dictionary: nn.Module) -> list[nn.Parameter]:
+    return [weight for name, weight in dictionary.named_parameters() if not is_divided(name, weight)]
 
 
 def _ends(counts: Int[Tensor, " n"]) -> Int[Tensor, " ends"]:

@@ -21,10 +21,8 @@ from saelab.distributed.job import Job
 from saelab.errors import Invalid
 
 T = TypeVar("T")
-Places = tuple[Int[Tensor, "*codes"], Int[Tensor, " row_starts"] | None]
-"""Indices, and where each row begins where they are flat."""
-Sizes = Callable[[], Float[Tensor, "*codes"]]
-"""Finds how large some codes are, where that is asked for; not negative."""
+Flat = tuple[Float[Tensor, "*codes"], Int[Tensor, "*codes"], Int[Tensor, " row_starts"] | None]
+"""Values, indices, and where each row begins where they are flat."""
 
 
 class Ranks:
@@ -91,22 +89,26 @@ class Ranks:
         """The largest values of all features, falling; all where there are fewer."""
         return values.topk(min(count, len(values))).values
 
-    def largest(self, indices: Int[Tensor, "row n"], k: int, sizes: Sizes) -> Places:
-        """Of the largest codes of a rank's features those that are among the k largest of all features, row by row."""
-        return indices, None
+    def largest(self, values: Float[Tensor, "row n"], indices: Int[Tensor, "row n"], k: int) -> Flat:
+        """Of the codes of largest size among a rank's features those that are among the k largest of all features, row by row."""
+        return values, indices, None
 
-    def batch_largest(self, indices: Int[Tensor, " n"], starts: Int[Tensor, " row_starts"], k: int, sizes: Sizes) -> Places:
-        """Of the largest codes of a rank's features and rows those that are among the largest of all, k a row on average."""
-        return indices, starts
+    def batch_largest(self, values: Float[Tensor, " n"], indices: Int[Tensor, " n"], starts: Int[Tensor, " row_starts"], k: int) -> Flat:
+        """Of codes that are not negative those that are among the largest of all features and rows, k a row on average."""
+        return values, indices, starts
 
     # What the step needs of the others
 
-    def shared(self, dictionary: nn.Module) -> list[nn.Parameter]:
-        """The weights that ranks with other features hold too."""
-        return []
-
     def reduce(self, dictionary: nn.Module) -> None:
         """Makes the gradients, terms or dense, those of the whole batch."""
+
+    def norm(self, parts: Float[Tensor, " part"]) -> Float[Tensor, ""]:
+        """The norm of what has parts of these norms, on this rank and on those with other features."""
+        return torch.linalg.vector_norm(parts)
+
+    def elsewhere(self, dictionary: nn.Module) -> list[nn.Parameter]:
+        """The weights that another rank counts in the norm of all gradients."""
+        return []
 
     def agree(self, idle: Int[Tensor, " held"], sums: Mapping[str, Tensor]) -> None:
         """Changes, in place, for how long features were idle to how long they were on all rows, and sums to their means over all ranks."""

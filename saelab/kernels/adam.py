@@ -36,8 +36,8 @@ class Adam(torch.optim.Adam):
     - `lr`, `betas`: Adam's.
     - `clip`: largest norm of all gradients together.
     - `unit`: those of the weights whose rows stay at norm 1.
-    - `shared`, `total`: where processes hold rows of the same weights: those of the weights that all of them hold whole, and the sum of a
-      number over them.
+    - `norm`: the norm of what has parts of some norms; where several processes hold rows of the same weights, over all of them.
+    - `elsewhere`: those of the weights that count there in another process, which holds them too.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class Adam(torch.optim.Adam):
         betas: tuple[float, float],
         clip: float,
         unit: Sequence[nn.Parameter] = (),
-        shared: Sequence[nn.Parameter] = (),
-        total: Callable[[Tensor], Tensor] = lambda number: number,
+        norm: Callable[[Tensor], Tensor] = torch.linalg.vector_norm,
+        elsewhere: Sequence[nn.Parameter] = (),
     ) -> None:
         weights = list(weights)
-        self.clip, self.unit, self.shared, self.total = clip, unit, set(shared), total
+        self.clip, self.unit, self.norm, self.elsewhere = clip, unit, norm, set(elsewhere)
         device = weights[0].device
         on_gpu = device.type == "cuda"
         rate = torch.tensor(lr, device=device) if on_gpu else lr  # a recorded step reads it where it lies
@@ -83,8 +83,8 @@ class Adam(torch.optim.Adam):
                 weight.grad.addcmul_((weight.grad * weight).sum(1, keepdim=True), weight, value=-1.0)
         norm = self._norm(dense, list(summed.values()))
         clip_grads_with_norm_(dense, self.clip, norm)
-        for weight, gradient in summed.items():
-            self._step(weight, gradient, (self.clip / (norm + _TINY)).clamp(max=1.0))
+        if summed:
+            self._step(summed, (self.clip / (norm + _TINY)).clamp(max=1.0))
         super().step()
         for weight in turned:
             if weight not in summed:
@@ -98,23 +98,26 @@ class Adam(torch.optim.Adam):
 
     def _norm(self, dense: list[nn.Parameter], summed: list["Gradient"]) -> Tensor:
         """The norm of all gradients; where a bound shows that it is under the limit, the bound: the factor of clipping is 1 either way."""
-        own, shared = (
-            get_total_norm([weight.grad for weight in dense if weight.grad is not None and (weight in self.shared) is is_shared]) ** 2
-            for is_shared in (False, True)
-        )
-        bound = self.total(sum((gradient.reach for gradient in summed), own)) + shared
+        others = get_total_norm([weight.grad for weight in dense if weight.grad is not None and weight not in self.elsewhere])
+        bound = self.norm(torch.stack([others, *(gradient.reach for gradient in summed)]))
         if not summed:
-            return bound.sqrt()
-        needed = bound > (self.clip - _TINY) ** 2
-        exact = self.total(sum((gradient.squared_norm(needed) for gradient in summed), own)) + shared
-        return torch.where(needed, exact, bound).sqrt()
+            return bound
+        needed = bound > self.clip - _TINY
+        squares = torch.zeros(sum(gradient.d_sae for gradient in summed), device=others.device)
+        for gradient, part in zip(summed, squares.split([gradient.d_sae for gradient in summed]), strict=True):
+            gradient.squared_norms(needed.int(), part)
+        exact = self.norm(torch.stack([others, squares.sum().sqrt()]))
+        return torch.where(needed, exact, bound)
 
-    def _step(self, weight: nn.Parameter, gradient: "Gradient", factor: Tensor) -> None:
-        state, group = self.state[weight], self.param_groups[0]
-        if not state:
-            state["step"] = torch.zeros((), device=weight.device)
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
-        state["step"] += 1
-        corrections = (1 - self._betas ** state["step"]).float()
-        moments = state["exp_avg"], state["exp_avg_sq"]
-        gradient.step(weight, low(weight), moments, group["lr"], corrections, factor, group["betas"], group["eps"])
+    def _step(self, summed: dict[nn.Parameter, "Gradient"], factor: Tensor) -> None:
+        group = self.param_groups[0]
+        for weight in summed:
+            if not self.state[weight]:
+                zeros = torch.zeros((), device=weight.device), torch.zeros_like(weight), torch.zeros_like(weight)
+                self.state[weight] = dict(zip(("step", "exp_avg", "exp_avg_sq"), zeros, strict=True))
+        states = [self.state[weight] for weight in summed]
+        torch._foreach_add_([state["step"] for state in states], 1)
+        corrections = (1 - self._betas ** states[0]["step"]).float()
+        for (weight, gradient), state in zip(summed.items(), states, strict=True):
+            moments = state["exp_avg"], state["exp_avg_sq"]
+            gradient.step(weight, low(weight), moments, group["lr"], corrections, factor, group["betas"], group["eps"])

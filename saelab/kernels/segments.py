@@ -4,14 +4,16 @@ A feature that is active on thousands of rows would hold up a GPU program that w
 entries are summed in pieces of that size first. Every order of summation is fixed: results repeat bit for bit.
 """
 
-from functools import cache, cached_property
+from functools import cached_property
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 from torch.nn import functional
 
-PIECE = 128
+from saelab.kernels.streams import aside
+
+PIECE = 64
 """Entries of a feature that a GPU sums in one go."""
 
 
@@ -32,8 +34,6 @@ class Segments:
         """Where each feature begins; one more than there are features."""
         self.rows = self.order // k if rows is None else rows[self.order]
         """The row of the entry at each place."""
-        self.beside: torch.cuda.Stream | None = None
-        """The stream that must be waited for before these are used."""
 
     @cached_property
     def pieces(self) -> Int[Tensor, " feature_starts"]:
@@ -55,26 +55,13 @@ def segments_of(indices: Int[Tensor, "*codes"], starts: Int[Tensor, " row_starts
         rows = None if starts is None else rows_of(starts, len(indices))
         known = (indices._version, d_sae), Segments(indices.reshape(-1), rows, d_sae, indices.shape[-1])
         setattr(indices, "segments", known)  # noqa: B010 - no field of a tensor
-    found: Segments = known[1]
-    if found.beside is not None:
-        torch.cuda.current_stream().wait_stream(found.beside)
-        found.beside = None
-    return found
+    return known[1]
 
 
 def prepare_segments(indices: Int[Tensor, "*codes"], starts: Int[Tensor, " row_starts"] | None, d_sae: int) -> None:
-    """Has a GPU make the segments beside what it is asked to do next: they are many short steps, and it is not needed soon."""
-    beside = _beside(indices.device)
-    beside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(beside):
-        found = segments_of(indices, starts, d_sae)
-        _ = found.owner
-    found.beside = beside
-
-
-@cache
-def _beside(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
+    """Has a GPU make the segments beside what it is asked to do next; they may be used after `rejoin`."""
+    with aside(indices.device):
+        _ = segments_of(indices, starts, d_sae).owner
 
 
 def rows_of(starts: Int[Tensor, " row_starts"], entries: int) -> Int[Tensor, " n"]:

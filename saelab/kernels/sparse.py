@@ -1,4 +1,4 @@
-"""The sparse products of a dictionary's step, and the choice of the active features: all that it needs beside one dense product.
+"""The sparse products of a dictionary's step: all that it needs beside the choice of the active features (`saelab.kernels.selection`).
 
 With `indices[t, j]` the j-th active feature of row t:
 
@@ -7,7 +7,7 @@ With `indices[t, j]` the j-th active feature of row t:
     segment_sum    out[f]    = Σ_{t, j: indices[t, j] = f} values[t, j] · x[t]   the gradient of both weights
 
 The first two are differentiable and are each other's gradients, so a step never forms a dense array of activations or of their gradients,
-nor the dense products that would follow from it. Only the choice of features multiplies by all of them, and it needs no gradient.
+nor the dense products that would follow from it.
 
 Rows may have different numbers of active features. Then indices and values are flat, row after row, and `starts[t]` is where row t begins;
 `starts` has one entry more than there are rows. Without `starts` all rows have as many: indices are [row k].
@@ -26,16 +26,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from saelab.kernels.low import keep_low, low
+from saelab.kernels.low import column_sums, low
 from saelab.kernels.segments import PIECE, Segments, prepare_segments, segments_of
+from saelab.kernels.streams import rejoin
 from saelab.kernels.terms import Term, collected
 
-_SPARE = 4
-"""One candidate in so many more than asked for is looked at when candidates are ranked in bfloat16."""
-_GUESS = 16
-"""The choice over a whole batch first guesses its threshold from one row in so many."""
-_MARGIN = 2
-"""And then looks at the entries over the guess, where there are at most so many times as many as are asked for."""
 HAS_TRITON = find_spec("triton") is not None
 """Whether Triton is installed: with PyTorch for NVIDIA GPUs on Linux it is."""
 Starts = Int[Tensor, " row_starts"] | None
@@ -51,90 +46,21 @@ def fast(weight: Tensor) -> bool:
     return HAS_TRITON and weight.is_cuda and weight.dtype == torch.float32 and torch.is_autocast_enabled("cuda")
 
 
-def topk_indices(
-    x: Float[Tensor, "row d_in"], weight: Float[Tensor, "d_sae d_in"], bias: Float[Tensor, " d_sae"], k: int, signed: bool = False
-) -> Int[Tensor, "row k"]:
-    """Indices of the k largest of `x @ weight.T + bias` in each row, in no order.
-
-    Under bfloat16 autocast a quarter more candidates are ranked by the cheap product and the best k of them by exact dot products: that
-    keeps the exact set but for a few in a million, where a bfloat16 ranking alone, as on a GPU, changes one in a hundred.
-
-    Arguments:
-    - `signed`: the k largest by magnitude.
-    """
-    with torch.no_grad():
-        if fast(weight):
-            from saelab.kernels.gpu.select import topk_places
-
-            return topk_places(functional.linear(low(x), low(weight), low(bias)), k, signed)
-        rough = functional.linear(x, weight, bias)
-        size = rough.abs_() if signed else rough
-        if rough.dtype == weight.dtype:
-            return size.topk(k, sorted=False).indices
-        candidates = size.topk(min(k + max(1, k // _SPARE), weight.shape[0]), sorted=False).indices
-        exact = gather_dot(x, weight, candidates) + bias[candidates]
-        return candidates.gather(1, (exact.abs() if signed else exact).topk(k, sorted=False).indices)
-
-
-def batch_topk_indices(
-    x: Float[Tensor, "row d_in"], weight: Float[Tensor, "d_sae d_in"], bias: Float[Tensor, " d_sae"], count: int
-) -> tuple[Int[Tensor, " {count}"], Int[Tensor, " row_starts"]]:
-    """Indices of the `count` largest of `x @ weight.T + bias` in the whole batch, flat in row order, and where each row begins.
-
-    Under bfloat16 autocast candidates are ranked as in `topk_indices`.
-    """
-    d_sae = weight.shape[0]
-    with torch.no_grad():
-        if fast(weight):
-            from saelab.kernels.gpu.select import batch_topk_places
-
-            chosen = batch_topk_places(functional.linear(low(x), low(weight), low(bias)), count)
-            return chosen % d_sae, _row_starts(chosen // d_sae, len(x))
-        rough = functional.linear(x, weight, bias)
-        if rough.dtype == weight.dtype:
-            chosen = _largest(rough, count).sort().values
-        else:
-            candidates = _largest(rough, min(count + count // _SPARE, rough.numel())).sort().values
-            features = candidates % d_sae
-            exact = gather_dot(x, weight, features, _row_starts(candidates // d_sae, len(x))) + bias[features]
-            chosen = candidates[exact.topk(count, sorted=False).indices].sort().values
-        return chosen % d_sae, _row_starts(chosen // d_sae, len(x))
-
-
-def _row_starts(row: Int[Tensor, " n"], num_rows: int) -> Int[Tensor, " row_starts"]:
-    return torch.searchsorted(row, torch.arange(num_rows + 1, device=row.device))
-
-
-def _largest(values: Float[Tensor, "row d_sae"], count: int) -> Int[Tensor, " {count}"]:
-    """Flat indices of the `count` largest values, in no order.
-
-    On a CPU a selection among all is slow. What exceeds a threshold guessed from some of the rows is found in one pass, and where that
-    are enough, but not many more than enough, the largest are among them.
-    """
-    flat = values.flatten()
-    if flat.device.type == "cpu" and len(values) >= 8 * _GUESS:
-        some = values[::_GUESS].flatten()
-        asked = min(len(some), count * len(some) // len(flat) * 5 // 4 + 1)
-        over = (flat > some.topk(asked, sorted=False).values.min()).nonzero()[:, 0]
-        if count <= len(over) <= _MARGIN * count:
-            return over[flat[over].topk(count, sorted=False).indices]
-    return flat.topk(count, sorted=False).indices
-
-
 def gather_dot(
     x: Float[Tensor, "row d_in"],
     weight: Float[Tensor, "d_sae d_in"],
     indices: Int[Tensor, "*codes"],
     starts: Starts = None,
     bias: Float[Tensor, " d_sae"] | None = None,
+    known: Float[Tensor, "*codes"] | None = None,
 ) -> Float[Tensor, "*codes"]:
     """Dot products of each row of x with the weight rows that its indices name, plus their bias where there is one.
 
-    Differentiable in `x`, `weight` and `bias`.
+    Differentiable in `x`, `weight` and `bias`. They are not computed where they are `known`.
     """
     if not torch.is_grad_enabled():  # nothing is prepared for a backward pass
-        return _dots(x, weight, indices, starts, bias, fast(weight))
-    return _GatherDot.apply(x, weight, bias, indices, starts)  # pyright: ignore[reportReturnType]
+        return _dots(x, weight, indices, starts, bias, fast(weight)) if known is None else known
+    return _GatherDot.apply(x, weight, bias, indices, starts, known)  # pyright: ignore[reportReturnType]
 
 
 def gather_sum(
@@ -230,26 +156,36 @@ def _term(values: Tensor, x: Tensor, segments: Segments, along: Tensor | None) -
 
 class _GatherDot(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, indices: Tensor, starts: Tensor | None) -> Tensor:  # noqa: ANN401 - PyTorch's own, with fields of ours
+    def forward(
+        ctx: Any,  # noqa: ANN401 - PyTorch's own, with fields of ours
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        indices: Tensor,
+        starts: Tensor | None,
+        known: Tensor | None,
+    ) -> Tensor:
         ctx.of, ctx.fast = (x, weight, indices, starts), fast(weight)
         if ctx.fast and collected(weight) is not None:
             prepare_segments(indices, starts, len(weight))
-        return _dots(x, weight, indices, starts, bias, ctx.fast)
+        return _dots(x, weight, indices, starts, bias, ctx.fast) if known is None else known
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:  # noqa: ANN401 # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, indices, starts = ctx.of
         need_x, need_weight, need_bias, *_ = ctx.needs_input_grad
+        if ctx.fast:
+            rejoin(weight.device)
         grad, segments = grad.contiguous(), segments_of(indices, starts, len(weight))
         by_x = _sums(grad, indices, weight, starts, ctx.fast) if need_x else None
         terms = collected(weight) if ctx.fast and need_weight else None
         if terms is not None:
             term = _term(grad, low(x), segments, None)
             terms.append(term)
-            return by_x, None, term.sums, None, None
+            return by_x, None, term.sums, None, None, None
         by_bias = grad.new_zeros(len(weight)).index_add_(0, indices.reshape(-1), grad.reshape(-1)) if need_bias else None
-        return by_x, segment_sum(grad, x, segments) if need_weight else None, by_bias, None, None
+        return by_x, segment_sum(grad, x, segments) if need_weight else None, by_bias, None, None, None
 
 
 class _GatherSum(torch.autograd.Function):
@@ -263,6 +199,8 @@ class _GatherSum(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:  # noqa: ANN401 # pyright: ignore[reportIncompatibleMethodOverride]
         values, indices, weight, starts = ctx.of
         need_values, _, need_weight, _ = ctx.needs_input_grad
+        if ctx.fast:
+            rejoin(weight.device)
         grad, segments = grad.contiguous(), segments_of(indices, starts, len(weight))
         terms = collected(weight) if ctx.fast and need_weight else None
         by_values = _dots(grad, weight, indices, starts, None, ctx.fast) if need_values or terms is not None else None
@@ -281,9 +219,8 @@ class _Unexplained(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         from saelab.kernels.gpu.gather import residuals
 
-        residual, copy, squares = residuals(values, indices, low(weight), starts, wanted, shift)
-        keep_low(residual, copy)
-        ctx.of = values, indices, weight, starts, residual, copy
+        residual, squares = residuals(values, indices, low(weight), starts, wanted, shift)
+        ctx.of = values, indices, weight, starts, residual, low(residual)
         ctx.mark_non_differentiable(residual)
         ctx.set_materialize_grads(False)
         return squares / residual.numel(), residual
@@ -294,12 +231,13 @@ class _Unexplained(torch.autograd.Function):
         values, indices, weight, starts, residual, copy = ctx.of
         factor = grad * (-2 / residual.numel())
         along, scaled = _dots(copy, weight, indices, starts, None, True), values * factor
+        rejoin(weight.device)
         segments, terms = segments_of(indices, starts, len(weight)), collected(weight)
         if terms is not None:
             terms.append(_term(scaled, copy, segments, along))
         by_weight = segment_sum(scaled, residual, segments) if terms is None and ctx.needs_input_grad[2] else None
         by_wanted = -factor * residual if ctx.needs_input_grad[4] else None
-        by_shift = factor * residual.sum(0) if ctx.needs_input_grad[5] else None
+        by_shift = factor * column_sums(copy) if ctx.needs_input_grad[5] else None
         return along * factor, None, by_weight, None, by_wanted, by_shift
 
 

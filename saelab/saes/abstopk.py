@@ -11,8 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.dictionary import DICTIONARIES, Codes
-from saelab.kernels.sparse import gather_dot, topk_indices
-from saelab.saes.base import Kept, Selective, Weights
+from saelab.saes.base import Kept, Selective, Weights, largest
 from saelab.values import value
 
 
@@ -35,10 +34,7 @@ class AbsTopK(Selective):
 
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
         """The k pre-activations of largest magnitude of each row."""
-        encoder, bias = weights.encoder, weights.bias
-        found = topk_indices(x, encoder, bias, min(self.config.k, len(encoder)), signed=True)
-        indices, starts = self.ranks.largest(found, self.config.k, lambda: gather_dot(x, encoder, found, bias=bias).abs())
-        return Kept(gather_dot(x, encoder, indices, starts, bias), indices, starts)
+        return largest(x, weights, self.config.k, self.ranks, signed=True)
 
     def settings(self) -> dict[str, Any]:
         """What SAELens' `cfg.json` says beyond the sizes."""

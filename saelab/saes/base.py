@@ -14,7 +14,10 @@ from saelab.affine import Affine, input_statistics
 from saelab.dictionary import Losses, Trainable, spread
 from saelab.distributed.ranks import ALONE, Ranks
 from saelab.errors import Invalid
-from saelab.kernels.sparse import fast, gather_dot, gather_sum, mean_square, moved_bias, topk_indices, unexplained
+from saelab.kernels.low import column_sums, row_norms
+from saelab.kernels.selection import topk_codes, topk_indices
+from saelab.kernels.sparse import fast, gather_dot, gather_sum, mean_square, moved_bias, unexplained
+from saelab.kernels.streams import aside, rejoin
 from saelab.values import from_dict, to_dict, value
 
 FREE_NORM = 0.1
@@ -172,9 +175,14 @@ class Selective(SAE):
         """What training rows ask: to write what was read."""
         weights, offset = Weights(*self.weights()), self.offset()
         if fast(self.encoder):  # centred once, in bfloat16; and once more where the error is computed
+            from saelab.kernels.gpu.gather import centred
+
             rows = rows.contiguous()
-            x = torch.sub(rows, offset.detach(), out=torch.empty_like(rows, dtype=torch.bfloat16))
-            return Task(x, rows, offset, weights, offset, target=rows, variance=spread(x, self.ranks))
+            x = centred(rows, offset.detach())
+            with aside(x.device):
+                mean = self.ranks.mean(column_sums(x))
+                variance = row_norms(x).square().sum() - mean.square().sum() / len(x)
+            return Task(x, rows, offset, weights, offset, target=rows, variance=variance)
         target = rows.to(self.b_dec.dtype)
         wanted = target - offset
         x = wanted.detach()
@@ -197,6 +205,8 @@ class Selective(SAE):
             terms["auxk"] = self.config.auxk * auxiliary(task.x, residual, weights, dead, self.config.k_aux, self.ranks)
         fired = (kept.values.detach() != 0).to(residual.dtype).flatten()
         active = torch.zeros_like(self.b_enc, requires_grad=False).index_add_(0, kept.indices.flatten(), fired)
+        if task.x.is_cuda:
+            rejoin(task.x.device)
         if unit is not None:
             residual = residual * unit
             error = torch.linalg.vector_norm(residual).square()
@@ -226,12 +236,20 @@ class Selective(SAE):
         return {**config, "k": min(k, d_sae)}
 
 
-def largest(x: Float[Tensor, "row d_in"], weights: Weights, k: int, ranks: Ranks = ALONE) -> Kept:
-    """The k largest pre-activations of each row, where they are positive; of all ranks' features, those that this rank holds."""
-    encoder, bias = weights.encoder, weights.bias
-    found = topk_indices(x, encoder, bias, min(k, len(encoder)))
-    indices, starts = ranks.largest(found, k, lambda: functional.relu(gather_dot(x, encoder, found, bias=bias)))
-    return Kept(functional.relu(gather_dot(x, encoder, indices, starts, bias)), indices, starts)
+def largest(x: Float[Tensor, "row d_in"], weights: Weights, k: int, ranks: Ranks = ALONE, signed: bool = False) -> Kept:
+    """The k largest pre-activations of each row, where they are positive; of all ranks' features, those that this rank holds.
+
+    `signed`: the k of largest magnitude, of either sign.
+    """
+    encoder, bias, _ = weights
+    allowed = (lambda values: values) if signed else functional.relu
+    if ranks.shards == 1:
+        values, indices = topk_codes(x, encoder, bias, k, signed)
+        return Kept(allowed(values), indices)
+    with torch.no_grad():
+        values, indices = topk_codes(x, encoder, bias, min(k, len(encoder)), signed)
+        known, indices, starts = ranks.largest(allowed(values), indices, k)
+    return Kept(allowed(gather_dot(x, encoder, indices, starts, bias, known)), indices, starts)
 
 
 def auxiliary(
@@ -258,7 +276,8 @@ def auxiliary(
     def active(places: Tensor, indices: Tensor, starts: Tensor | None) -> Tensor:
         return functional.relu(gather_dot(x, weights.encoder, indices, starts, weights.bias)) * (dead >= 0)[places]
 
-    chosen, starts = ranks.largest(found, most, lambda: active(found, named[found], None))
+    with torch.no_grad():
+        _, chosen, starts = ranks.largest(active(found, named[found], None), found, most) if ranks.shards > 1 else (None, found, None)
     indices = named[chosen]
     values = active(chosen, indices, starts)
     missing = mean_square(ranks.total(gather_sum(values, indices, weights.decoder, starts)) - residual)

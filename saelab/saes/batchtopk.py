@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from saelab.dictionary import DICTIONARIES, Codes
-from saelab.kernels.sparse import batch_topk_indices, gather_dot
+from saelab.kernels.selection import batch_topk_codes
+from saelab.kernels.sparse import gather_dot
 from saelab.saes.base import Kept, Selective, Weights
 from saelab.values import value
 
@@ -59,12 +60,15 @@ class BatchTopK(Selective):
 
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
         """The largest pre-activations of the batch, k a row on average."""
-        encoder, bias = weights.encoder, weights.bias
-        count = min(self.config.k * self.ranks.rows, len(encoder)) * len(x)  # all that may be kept are among these
-        found, begins = batch_topk_indices(x, encoder, bias, count)
-        sizes = lambda: functional.relu(gather_dot(x, encoder, found, begins, bias))  # noqa: E731
-        indices, starts = self.ranks.batch_largest(found, begins, self.config.k, sizes)
-        values = functional.relu(gather_dot(x, encoder, indices, starts, bias))
+        encoder, bias, k = weights.encoder, weights.bias, self.config.k
+        if self.ranks.size == 1:
+            values, indices, starts = batch_topk_codes(x, encoder, bias, k * len(x))
+        else:
+            with torch.no_grad():  # all that may be kept are among so many
+                found = batch_topk_codes(x, encoder, bias, min(k * self.ranks.rows, len(encoder)) * len(x))
+                known, indices, starts = self.ranks.batch_largest(functional.relu(found[0]), *found[1:], k)
+            values = gather_dot(x, encoder, indices, starts, bias, known)
+        values = functional.relu(values)
         self._smallest = self.ranks.least(values.detach())
         return Kept(values, indices, starts)
 

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saelab.kernels.segments import segments_of
-from saelab.kernels.sparse import _pieces, gather_dot, gather_sum, segment_sum, topk_indices
+from saelab.kernels.selection import topk_indices
+from saelab.kernels.sparse import _pieces, gather_dot, gather_sum, segment_sum
 
 
 def drawn(rows, d_in, d_sae, k, dtype=torch.float64):
@@ -65,6 +66,15 @@ def test_a_whole_encoder_and_decoder_have_the_gradients_of_dense_autograd():
         return ((x @ encoder.T + bias).relu() * mask) @ decoder
 
     assert agrees(sparse, dense, inputs)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_topk_indices_of_a_batch_that_is_ranked_in_parts_are_those_of_the_whole(signed):
+    x, weight, bias, _ = drawn(600, 4, 20_000, 1)  # three parts
+    pre = x @ weight.T + bias
+    size = pre.abs() if signed else pre
+    indices = topk_indices(x, weight, bias, 5, signed=signed)
+    assert torch.allclose(size.gather(1, indices).sort(descending=True).values, size.topk(5).values)
 
 
 def test_topk_indices_name_the_largest_of_the_dense_product():

@@ -10,6 +10,8 @@ import triton.language as tl
 from jaxtyping import BFloat16, Float, Int
 from torch import Tensor
 
+from saelab.kernels.low import keep_low, keep_row_norms
+
 _TILE = 256
 """Numbers of a tile that one warp reads at a time."""
 
@@ -65,6 +67,21 @@ def _residual_kernel(
 
 
 @triton.jit
+def _centre_kernel(rows, offset, out, norms, width, COLUMNS: tl.constexpr):
+    """A row less the offset, in bfloat16, and its norm."""
+    row = tl.program_id(0).to(tl.int64)
+    total = tl.zeros((COLUMNS,), tl.float32)
+    for low in range(0, width, COLUMNS):
+        column = low + tl.arange(0, COLUMNS)
+        inside = column < width
+        found = tl.load(rows + row * width + column, mask=inside, other=0.0).to(tl.float32)
+        found -= tl.load(offset + column, mask=inside, other=0.0)
+        tl.store(out + row * width + column, found.to(out.dtype.element_ty), mask=inside)
+        total += found * found
+    tl.store(norms + row, tl.sqrt(tl.sum(total)))
+
+
+@triton.jit
 def _dots_kernel(
     x, weight, bias, indices, starts, out, k, width, RAGGED: tl.constexpr, BIAS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
@@ -110,8 +127,8 @@ def sums(
 def residuals(
     values: Float[Tensor, "*codes"], indices: Int[Tensor, "*codes"], weight: Float[Tensor, "d_sae width"], starts: Tensor | None,
     wanted: Float[Tensor, "row width"], shift: Float[Tensor, " width"] | None,
-) -> tuple[Float[Tensor, "row width"], BFloat16[Tensor, "row width"], Float[Tensor, ""]]:  # fmt: skip
-    """What the sums leave of wanted - shift, its bfloat16 copy, and the sum of its squares."""
+) -> tuple[Float[Tensor, "row width"], Float[Tensor, ""]]:  # fmt: skip
+    """What the sums leave of wanted - shift, with its bfloat16 copy and the norms of its rows kept with it; and the sum of its squares."""
     rows, width = wanted.shape
     columns = columns_of(width)
     blocks = triton.cdiv(width, columns)
@@ -121,7 +138,20 @@ def residuals(
         values, indices, weight, wanted, wanted if shift is None else shift, indices if starts is None else starts, residual, copy, squares,
         indices.shape[-1], width, blocks, starts is not None, shift is not None, 4 * _TILE // columns, columns, num_warps=1,
     )  # fmt: skip
-    return residual, copy, squares.sum()
+    of_rows = squares.sum(1)
+    keep_low(residual, copy)
+    keep_row_norms(copy, of_rows.sqrt())
+    return residual, of_rows.sum()
+
+
+def centred(rows: Float[Tensor, "row width"], offset: Float[Tensor, " width"]) -> BFloat16[Tensor, "row width"]:
+    """Rows less an offset, in bfloat16; their norms are kept with them."""
+    out = torch.empty_like(rows, dtype=torch.bfloat16)
+    norms = torch.empty(len(rows), dtype=torch.float32, device=rows.device)
+    columns = min(1024, triton.next_power_of_2(rows.shape[1]))
+    _centre_kernel[(len(rows),)](rows, offset, out, norms, rows.shape[1], columns, num_warps=4)
+    keep_row_norms(out, norms)
+    return out
 
 
 def dots(

@@ -8,11 +8,10 @@ histogram of the upper and one of the lower byte, since bfloat16 values have 16-
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import BFloat16, Int
+from jaxtyping import BFloat16, Float, Int
 from torch import Tensor
 
 _WIDTH = 64
-WARPS = 4
 _BINS = 256
 
 
@@ -75,18 +74,20 @@ def _places(keys, wanted):
     return tl.where(chosen, tl.cumsum(chosen.to(tl.int32)) - 1, -1)
 
 
-def topk_places(values: BFloat16[Tensor, "row width"], k: int, signed: bool = False) -> Int[Tensor, "row k"]:
-    """The places of the k largest of each row, in order of place; of equal values the first. `signed`: the largest by magnitude."""
+def topk_places(
+    values: BFloat16[Tensor, "row width"], k: int, signed: bool = False
+) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
+    """The k largest of each row and their places, in order of place; of equal values the first. `signed`: the largest by magnitude."""
     (rows, width), num_groups = values.shape, triton.cdiv(values.shape[1], _WIDTH)
     maxima, bits = _maxima(values, signed), values.view(torch.int16)
     size = triton.next_power_of_2(k)
     groups = torch.empty(rows, size, dtype=torch.int32, device=values.device)
-    out = torch.empty(rows, k, dtype=torch.int64, device=values.device)
+    places = torch.empty(rows, k, dtype=torch.int64, device=values.device)
     if rows:
         _topk_kernel[(rows,)](
-            bits, maxima, groups, out, width, num_groups, k, signed, triton.next_power_of_2(num_groups), size, _WIDTH, num_warps=WARPS
+            bits, maxima, groups, places, width, num_groups, k, signed, triton.next_power_of_2(num_groups), size, _WIDTH, num_warps=4
         )
-    return out
+    return values.gather(1, places).float(), places
 
 
 def _maxima(values: Tensor, signed: bool) -> Int[Tensor, "row group"]:
@@ -183,8 +184,8 @@ def _write_kernel(
 _BLOCK = 4096
 
 
-def _chosen(values: Tensor, maxima: Tensor, groups: Tensor | None, wanted: int) -> Int[Tensor, " chosen"]:
-    """Flat places, in order, of the `wanted` largest among the groups' maxima, or among all members of some groups."""
+def _chosen(values: Tensor, maxima: Tensor, groups: Tensor | None, wanted: int) -> Int[Tensor, " n"]:
+    """Flat places, in order, of the `wanted` largest among all members of some groups, or among the groups' maxima."""
     end = maxima.numel() if groups is None else groups.numel() * _WIDTH
     blocks, device, grouped = triton.cdiv(end, _BLOCK), values.device, groups is not None
     upper, lower = torch.zeros(2, _BINS, dtype=torch.int32, device=device)
@@ -201,8 +202,9 @@ def _chosen(values: Tensor, maxima: Tensor, groups: Tensor | None, wanted: int) 
     return out
 
 
-def batch_topk_places(values: BFloat16[Tensor, "row width"], count: int) -> Int[Tensor, " {count}"]:
-    """Flat places of the `count` largest of the whole array, in order; of equal values the first."""
+def batch_topk_places(values: BFloat16[Tensor, "row width"], count: int) -> tuple[Float[Tensor, " {count}"], Int[Tensor, " {count}"]]:
+    """The `count` largest of the whole array and their flat places, in order; of equal values the first."""
     maxima = _maxima(values, False)
     groups = _chosen(values, maxima, None, min(count, maxima.numel()))
-    return _chosen(values, maxima, groups, count)
+    places = _chosen(values, maxima, groups, count)
+    return values.view(-1)[places].float(), places

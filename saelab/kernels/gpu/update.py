@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import BFloat16, Bool, Float
+from jaxtyping import BFloat16, Float, Int
 from torch import Tensor
 
 from saelab.kernels.segments import PIECE, Segments
@@ -45,7 +45,7 @@ def _gradient(
     else:
         found = _sum_of(values, rows, x, begin, end, column, width, UNROLL, COLUMNS)
     if DENSE:
-        found += tl.load(dense + feature.to(tl.int64) * width + column, mask=column < width, other=0.0)
+        found += tl.load(dense + (feature + tl.zeros((), tl.int64)) * width + column, mask=column < width, other=0.0)
     return found
 
 
@@ -66,24 +66,24 @@ def _pieces_kernel(
 
 @triton.jit
 def _squares_kernel(
-    values, rows, x, bounds, pieces, sums, dense, along, needed, out, width, UNIT: tl.constexpr, DENSE: tl.constexpr, UNROLL: tl.constexpr,
+    values, rows, x, bounds, pieces, sums, dense, along, needed, out, d_sae, width, UNIT: tl.constexpr, DENSE: tl.constexpr, UNROLL: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The squared norm of a feature's gradient, where it is needed."""
-    feature = tl.program_id(0)
+    """The squared norms of some features' gradients, where they are needed."""
     if tl.load(needed) == 0:
         return
-    begin, end = tl.load(bounds + feature), tl.load(bounds + feature + 1)
-    first, last = tl.load(pieces + feature), tl.load(pieces + feature + 1)
-    total = 0.0
-    for low in range(0, width, COLUMNS):
-        column = low + tl.arange(0, COLUMNS)
-        found = _gradient(values, rows, x, sums, dense, feature, begin, end, first, last, column, width, DENSE, UNROLL, COLUMNS)
-        total += tl.sum(found * found)
-    if UNIT:
-        part = tl.load(along + feature)
-        total = tl.maximum(total - part * part, 0.0)
-    tl.store(out + feature, total)
+    for feature in range(tl.program_id(0), d_sae, tl.num_programs(0)):
+        begin, end = tl.load(bounds + feature), tl.load(bounds + feature + 1)
+        first, last = tl.load(pieces + feature), tl.load(pieces + feature + 1)
+        total = 0.0
+        for low in range(0, width, COLUMNS):
+            column = low + tl.arange(0, COLUMNS)
+            found = _gradient(values, rows, x, sums, dense, feature, begin, end, first, last, column, width, DENSE, UNROLL, COLUMNS)
+            total += tl.sum(found * found)
+        if UNIT:
+            part = tl.load(along + feature)
+            total = tl.maximum(total - part * part, 0.0)
+        tl.store(out + feature, total)
 
 
 @triton.jit
@@ -145,28 +145,26 @@ class Gradient:
         if dense is not None:
             parts, reaches = [*parts, (dense * weight).sum(1)], [*reaches, dense.norm(dim=1)]
         self.along = _total(parts) if unit else None
-        self.reach = _total(reaches).square().sum()
-        """No less than the squared norm of the whole gradient."""
+        self.reach = torch.linalg.vector_norm(_total(reaches))
+        """No less than the norm of the whole gradient."""
         self.d_sae, self.width = weight.shape
         self.shape = _shape(self.width)
         self.sums = torch.empty(len(self.segments.owner), self.width, dtype=torch.float32, device=self.x.device)
         if len(self.sums):
             _pieces_kernel[(len(self.sums), triton.cdiv(self.width, self.shape[1]))](
-                *self._entries(), self.segments.owner, self.sums, self.d_sae, self.width, PIECE, *self.shape[:2], num_warps=self.shape[2]
+                *self._entries(), self.segments.owner, self.sums, self.d_sae, self.width, PIECE, 8, self.shape[1], num_warps=self.shape[2]
             )
 
     def _entries(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         return self.values, self.segments.rows, self.x, self.segments.bounds, self.segments.pieces
 
-    def squared_norm(self, needed: Bool[Tensor, ""]) -> Float[Tensor, ""]:
-        """The squared norm of the whole gradient; 0, and no work, where it is not needed."""
-        out = torch.zeros(self.d_sae, dtype=torch.float32, device=self.x.device)
+    def squared_norms(self, needed: Int[Tensor, ""], out: Float[Tensor, " d_sae"]) -> None:
+        """Writes the squared norm of each row; does nothing where they are not needed."""
         unit, dense = self.along is not None, self.dense is not None
-        _squares_kernel[(self.d_sae,)](
-            *self._entries(), self.sums, self.dense if dense else self.x, self.along if unit else self.x, needed.to(torch.int32), out,
+        _squares_kernel[(min(self.d_sae, _MOST),)](
+            *self._entries(), self.sums, self.dense if dense else self.x, self.along if unit else self.x, needed, out, self.d_sae,
             self.width, unit, dense, *self.shape[:2], num_warps=self.shape[2],
         )  # fmt: skip
-        return out.sum()
 
     def step(
         self,
@@ -188,12 +186,17 @@ class Gradient:
 
 
 def _shape(width: int) -> tuple[int, int, int]:
-    """Entries read at once, columns of a block, and warps: eight columns a thread, so that no sum leaves it."""
-    columns = SHAPE[0] if SHAPE else min(triton.next_power_of_2(max(width, 64)), 1024)
-    return (SHAPE[2] if SHAPE else 4), columns, (SHAPE[1] if SHAPE else max(1, columns // 256))
+    """Entries read at once, columns of a block, and warps: eight columns a thread, so that no sum leaves it.
+
+    A block that holds a whole row spares a second pass, if not too many of its threads are idle; found by measurement on an H100.
+    """
+    whole = triton.next_power_of_2(max(width, 64))
+    columns = whole if whole <= 1024 or (whole <= 4096 and 4 * width >= 3 * whole) else 1024
+    return 4, columns, max(1, columns // 256)
 
 
-SHAPE = None
+_MOST = 4096
+"""Programs that look whether norms are needed."""
 
 
 def _total(parts: Sequence[Tensor]) -> Tensor:
