@@ -181,7 +181,8 @@ class Group(Ranks):
             totals = [sums[name] for name in sorted(sums)]  # no rank need have met them in the same order
             packed = torch.stack(totals)
             dist.all_reduce(packed, group=self._all)
-            torch._foreach_copy_(totals, list((packed / self.size).unbind()))
+            for total, mean in zip(totals, (packed / self.size).unbind(), strict=True):
+                total.copy_(mean)
 
     def decide(self, due: bool) -> bool:
         """What the rank that leads thinks; it is asked after one step in so many, since to ask is to wait."""
