@@ -51,7 +51,9 @@ class CompiledBlocks:
             yield
         except BackendCompilerFailed as error:
             reason = str(error).split("\n")[0]
-            raise Invalid(f"The model's blocks cannot be compiled here: {reason}. TORCH_COMPILE_DISABLE=1 runs them as they are.") from error
+            raise Invalid(
+                f"The model's blocks cannot be compiled here: {reason}. TORCH_COMPILE_DISABLE=1 runs them as they are."
+            ) from error
         finally:
             for number in chosen:
                 del self._blocks[number].forward  # which uncovers the method of the class

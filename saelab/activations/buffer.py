@@ -21,14 +21,12 @@ from torch import Tensor
 from saelab.activations.base import Chunk
 from saelab.activations.forward import ForwardConfig
 from saelab.activations.labelled import LabelledStream
-from saelab.activations.prefetch import sent
+from saelab.activations.prefetch import AHEAD, sent
 from saelab.activations.stream import SubjectStore
 from saelab.devices import free_memory
 from saelab.errors import Conflict, Invalid
 from saelab.values import value
 
-_AHEAD = 2
-"""Portions that a GPU is reading while their forerunner is trained on."""
 _SPARE = 0.9
 """Share of the free memory that the buffer may take."""
 
@@ -123,7 +121,7 @@ class RingBuffer:
     def _read(self) -> Float[Tensor, "row d_in"]:
         """The rows of the next portion. A GPU reads the portions after it beside the training, so that this one is there when it is due."""
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
-            while len(self._reading) <= (_AHEAD if self._stream else 0):
+            while len(self._reading) <= (AHEAD if self._stream else 0):
                 self._reading.append(self.store.begin(self.seed, self._portion + len(self._reading)))
         self._portion += 1
         return self._reading.popleft()().x

@@ -147,14 +147,15 @@ class Forward:
         norms = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32)
         if limit is not None:
             x = x[torch.argsort(norms > limit, stable=True)]
-        if self.device.type != "cuda":
+        if self.device.type == "cpu":
             return fetched(x, norms)
         there = sent(x, self.device)
         known = fetched(sent(norms, self.device))  # behind the activations, so that they are there when these are known
 
         def wait() -> tuple[Tensor, ...]:
             (here,) = known()
-            there.record_stream(torch.cuda.current_stream(there.device))  # whoever waits may use another stream than who began
+            if there.is_cuda:
+                there.record_stream(torch.cuda.current_stream(there.device))  # which may be another than where it was begun
             return there, here
 
         return wait

@@ -1,6 +1,6 @@
 """Activations straight from the subject: a store that keeps nothing, and runs the subject whenever it is read."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -11,6 +11,7 @@ from saelab.activations.base import ActivationStore, Chunk
 from saelab.activations.forward import Captured, Forward, ForwardConfig, Piece
 from saelab.activations.joined import joined
 from saelab.activations.pooled import need_one_width, pooled
+from saelab.activations.prefetch import AHEAD, begun
 from saelab.activations.shuffle import seeded
 from saelab.corpus import Corpus
 
@@ -60,6 +61,7 @@ class SubjectStore(ActivationStore):
         self.d_in = self.widths[0] if pooled else sum(self.widths)
         self._shards = self._forward.shards()
         self._train_windows = np.flatnonzero(~corpus.window_held_out)
+        self._ahead = 0 if subject.device.type == "cpu" else AHEAD
         self._last_order = (-1, -1, self._train_windows)
 
     @property
@@ -86,6 +88,11 @@ class SubjectStore(ActivationStore):
     def chunk(self, number: int, held_out: bool | None = None) -> Chunk:
         """One chunk, or its part of one kind: a forward pass on its windows. Raises `Invalid` for an activation that is not finite."""
         return self.on(self._of_kind(self._shards[number], held_out))
+
+    def chunks(self, held_out: bool | None = None, start: int = 0) -> Iterator[Chunk]:
+        """The chunks in corpus order, empty ones left out; a GPU goes on with the next while one is in use."""
+        windows = (self._of_kind(self._shards[number], held_out) for number in self._numbers(held_out)[start:])
+        return map(self._side_by_side, begun(map(self._forward.begin, windows), self._ahead))
 
     def on(self, windows: Int[np.ndarray, " window"]) -> Chunk:
         """The rows of some windows, in the order given."""

@@ -12,6 +12,8 @@ import pytest
 import torch
 from fake_subject import FakeSubject
 
+from saelab.activations import capture as capture_module
+from saelab.activations import disk
 from saelab.activations.capture import CaptureConfig, capture
 from saelab.activations.disk import DiskStore
 from saelab.corpus import Corpus
@@ -25,7 +27,7 @@ CONFIG = CaptureConfig(hooks=HOOKS, shard_windows=100)
 def fault(at: int, strike: Callable[[], None]) -> Generator[list[str]]:
     """Strikes at the so-many-th step of writing: a write (half of it is done then), a flush to the disk, a rename before or after it."""
     steps: list[str] = []
-    write, flush, rename = Path.write_bytes, os.fsync, Path.replace
+    write, save, flush, rename = Path.write_bytes, disk.save_file, os.fsync, Path.replace
 
     def step(name: str) -> None:
         steps.append(name)
@@ -36,6 +38,13 @@ def fault(at: int, strike: Callable[[], None]) -> Generator[list[str]]:
         write(self, content[: len(content) // 2])
         step("write")
         return write(self, content)
+
+    def torn_save(tensors: dict[str, torch.Tensor], file: Path, metadata: dict[str, str]) -> None:
+        save(tensors, file, metadata)
+        whole = file.read_bytes()
+        write(file, whole[: len(whole) // 2])
+        step("write")
+        write(file, whole)
 
     def failing_flush(file: int) -> None:
         step("flush")
@@ -49,6 +58,8 @@ def fault(at: int, strike: Callable[[], None]) -> Generator[list[str]]:
 
     patch = pytest.MonkeyPatch()
     patch.setattr(Path, "write_bytes", torn_write)
+    patch.setattr(disk, "save_file", torn_save)
+    patch.setattr(capture_module, "_WRITERS", 1)  # steps in one order
     patch.setattr(os, "fsync", failing_flush)
     patch.setattr(Path, "replace", failing_rename)
     try:
