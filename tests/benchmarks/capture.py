@@ -2,8 +2,8 @@
 
     python tests/benchmarks/capture.py --model PATH --tokens TOKENS.npz.xz [--device cuda] [--folder FOLDER] [--seconds 4]
 
-`TOKENS` is what `quality/text.py` writes. Prints a JSON line a measurement, and a table at the end. Everything is sized by `--seconds`, about
-which each measurement takes; what is written into the folder is deleted at the end.
+`TOKENS` is what `quality/text.py` writes. Prints a JSON line a measurement, and a table at the end. Everything is sized by
+`--seconds`, about which each measurement takes; what is written into the folder is deleted at the end.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -27,9 +28,10 @@ sys.path.insert(0, str(Path(__file__).parent / "quality"))
 from rows import Text
 
 from saelab.activations import forward
+from saelab.activations.base import Chunk
 from saelab.activations.buffer import BufferConfig, RingBuffer
 from saelab.activations.capture import CaptureConfig, capture, capture_in_memory
-from saelab.activations.disk import DiskStore, shard_file
+from saelab.activations.disk import DiskStore, StorePlan, StoreWriter, shard_file
 from saelab.activations.shuffle import batches
 from saelab.activations.stream import SubjectStore
 from saelab.corpus import Corpus, DocumentInfo, TokenPolicy
@@ -37,7 +39,8 @@ from saelab.saes.topk import TopK
 from saelab.subject import Subject, SubjectConfig
 from saelab.training import TrainConfig, Trainer
 
-SHAPES = ((64, 128), (64, 512), (256, 256))
+SHAPES = {"cuda": ((64, 128), (64, 512), (256, 256)), "cpu": ((32, 128), (8, 512))}
+"""Windows and tokens in each, of one forward pass."""
 BATCH, D_SAE, K = 4096, 9216, 32
 ROWS: list[dict[str, object]] = []
 
@@ -64,7 +67,7 @@ def corpus_of(text: Text, context: int, num_tokens: int) -> Corpus:
     document = text.document[:last]
     firsts = np.flatnonzero(np.diff(document, prepend=-1))
     offsets = np.append(text.begin[firsts], text.begin[last - 1] + text.length[last - 1])
-    infos = [DocumentInfo(key=str(i), domain="text", split="explain", held_out=bool(text.held_out[i])) for i in firsts]
+    infos = [DocumentInfo(key=str(i), domain="text", split="explain", held_out=number % 20 == 0) for number, i in enumerate(firsts)]
     return Corpus(TokenPolicy(context=context), infos, text.tokens[: offsets[-1]].astype(np.int32), offsets.astype(np.int64))
 
 
@@ -94,11 +97,11 @@ def bench_forward(subject: Subject, layer: int, text: Text, limit: float) -> dic
     ways: dict[str, Callable[[Tensor], object]] = {"plain": plain}
     if subject.device.type == "cuda":
         ways["compiled"] = lambda tokens: subject.activations(tokens, [hook], compiled=True)
-    for windows, context in SHAPES:
+    for windows, context in SHAPES[subject.device.type]:
         tokens = torch.from_numpy(text.tokens[: windows * context].astype(np.int64)).view(windows, context).to(subject.device)
         for name, run in ways.items():
             first = seconds(lambda: run(tokens), subject.device)  # noqa: B023 - called at once
-            times = max(1, min(50, int(limit / 2 / seconds(lambda: run(tokens), subject.device))))  # noqa: B023
+            times = max(1, min(50, int(limit / seconds(lambda: run(tokens), subject.device))))  # noqa: B023
             rate = times * tokens.numel() / seconds(lambda: [run(tokens) for _ in range(times)], subject.device)  # noqa: B023
             note(f"forward, {name}, {windows}x{context}", tokens_per_second=rate, first_seconds=first)
             if name == "plain":
@@ -106,15 +109,15 @@ def bench_forward(subject: Subject, layer: int, text: Text, limit: float) -> dic
     return found
 
 
-def bench_capture(subject: Subject, hook: str, text: Text, folder: Path, own: dict[int, float], limit: float) -> Path:
-    """Tokens a second from windows to memory and to disk; gives the folder of a store."""
+def bench_capture(subject: Subject, hook: str, text: Text, folder: Path, own: dict[int, float], limit: float) -> None:
+    """Tokens a second from windows to memory and to disk."""
     for compiled in (False, True) if subject.device.type == "cuda" else (False,):
         with patch.object(forward, "worth_compiling", lambda *_, worth=compiled: worth):
-            for windows, context in SHAPES:
+            for windows, context in SHAPES[subject.device.type]:
                 corpus = corpus_of(text, context, int(own[context] * limit * (1 + compiled)))
                 tokens = int(corpus.window_length.sum())
                 config = CaptureConfig(hooks=(hook,), batch_tokens=windows * context)
-                capture_in_memory(subject, corpus_of(text, context, 40_000), config)  # warm
+                capture_in_memory(subject, corpus_of(text, context, windows * context), config)  # warm
                 for where in ("memory", "disk"):
                     shutil.rmtree(folder / "store", ignore_errors=True)
                     work = {
@@ -125,13 +128,26 @@ def bench_capture(subject: Subject, hook: str, text: Text, folder: Path, own: di
                     rate = tokens / seconds(work, subject.device)
                     name = f"capture to {where}, {'compiled' if compiled else 'eager'}, {windows}x{context}"
                     note(name, tokens_per_second=rate, of_own_forward=rate / own[context], tokens=tokens)
-    return folder / "store" / hook
 
 
-def bench_disk(folder: Path, device: torch.device, limit: float) -> None:
-    """The disk's own speed, and that of reading a store back in random order."""
-    files = sorted(folder.glob("*.safetensors"))[:32]
+def written_store(folder: Path, num_shards: int, d_in: int) -> DiskStore:
+    """A store of random rows, written as capture writes it."""
+    plan = StorePlan(subject="random", hook="random", dtype="bfloat16", policy=TokenPolicy(), max_norm=None, corpus="", shard_windows=256)
+    writer = StoreWriter(folder, plan)
+    window = torch.arange(256).repeat_interleave(127)
+    chunk = Chunk(x=torch.randn(len(window), d_in).bfloat16(), window=window, position=torch.arange(1, 128).repeat(256))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: writer.write(number, chunk, window < 25), range(num_shards)))
+    return writer.finish(num_shards)
+
+
+def bench_disk(folder: Path, device: torch.device, d_in: int, limit: float) -> None:
+    """The disk's own speed, and that of writing a store and of reading it back in random order."""
+    num_shards = 64 if device.type == "cuda" else 24
+    spent = seconds(lambda: written_store(folder, num_shards, d_in), device)
+    files = sorted(folder.glob("*.safetensors"))
     size = sum(file.stat().st_size for file in files)
+    note("disk: a store written", bytes_per_second=size / spent, rows_per_second=size / spent / d_in / 2)
     content = files[0].read_bytes()
 
     def write() -> None:
@@ -189,8 +205,8 @@ def forget(files: list[Path]) -> None:
 def bench_fed(subject: Subject, hook: str, text: Text, own: float, limit: float, num_saes: int) -> None:
     """Training straight from the model: what forward and steps take alone, and together."""
     device = subject.device
-    corpus = corpus_of(text, 128, int(max(2**19, min(own * limit * 4, 2**23))))
-    config = BufferConfig(rows=2**18 if device.type == "cuda" else 2**15)
+    corpus = corpus_of(text, 128, int(max(2**15, min(own * limit * 4, 2**23))))
+    config = BufferConfig(rows=2**18 if device.type == "cuda" else 2 * BATCH, shard_windows=256 if device.type == "cuda" else 16)
     store = SubjectStore(subject, corpus, config, (hook,), device=device)
     buffer = RingBuffer(store, config.rows, BATCH, 0)
     trainers = [Trainer(TopK(store.d_in, TopK.Config(d_sae=D_SAE, k=K)).to(device), training(device, i)) for i in range(num_saes)]
@@ -203,11 +219,11 @@ def bench_fed(subject: Subject, hook: str, text: Text, own: float, limit: float,
         for trainer in trainers:
             trainer.step(x)
 
-    for _ in range(3):
-        train(next(coming))
-    step = seconds(lambda: [train(x) for _ in range(10)], device) / 10
-    batch = seconds(lambda: list(islice(coming, 24)), device) / 24
-    steps = max(8, int(limit / (step + batch)))
+    train(next(coming))
+    few = 40 if device.type == "cuda" else 2
+    step = seconds(lambda: [train(x) for _ in range(few)], device) / few
+    batch = seconds(lambda: list(islice(coming, few)), device) / few
+    steps = max(few, int(limit / (step + batch)))
 
     def fed() -> None:
         for x in islice(coming, steps):
@@ -291,8 +307,8 @@ def main() -> None:
     note("machine", name=machine, torch=torch.__version__, dtype=given.dtype)
     own = bench_forward(subject, given.layer, text, given.seconds)
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        store = bench_capture(subject, hook, text, Path(folder), own, given.seconds)
-        bench_disk(store, subject.device, given.seconds)
+        bench_capture(subject, hook, text, Path(folder), own, given.seconds)
+        bench_disk(Path(folder) / "random", subject.device, subject.d_model, given.seconds)
     for num_saes in given.saes:
         bench_fed(subject, hook, text, own[128], given.seconds, num_saes)
     table()

@@ -24,7 +24,7 @@ CONFIG = CaptureConfig(hooks=HOOKS, shard_windows=100)
 
 
 @contextmanager
-def fault(at: int, strike: Callable[[], None]) -> Generator[list[str]]:
+def fault(at: int, strike: Callable[[], None], writers: int = 1) -> Generator[list[str]]:
     """Strikes at the so-many-th step of writing: a write (half of it is done then), a flush to the disk, a rename before or after it."""
     steps: list[str] = []
     write, save, flush, rename = Path.write_bytes, disk.save_file, os.fsync, Path.replace
@@ -59,7 +59,7 @@ def fault(at: int, strike: Callable[[], None]) -> Generator[list[str]]:
     patch = pytest.MonkeyPatch()
     patch.setattr(Path, "write_bytes", torn_write)
     patch.setattr(disk, "save_file", torn_save)
-    patch.setattr(capture_module, "_WRITERS", 1)  # steps in one order
+    patch.setattr(capture_module, "_WRITERS", writers)  # one takes its steps in one order
     patch.setattr(os, "fsync", failing_flush)
     patch.setattr(Path, "replace", failing_rename)
     try:
@@ -72,10 +72,10 @@ def captured(corpus: Corpus, folder: Path) -> dict[str, DiskStore]:
     return capture(FakeSubject(), corpus, CONFIG, lambda hook: folder / hook)
 
 
-def killed(corpus: Corpus, folder: Path, at: int) -> None:
+def killed(corpus: Corpus, folder: Path, at: int, writers: int = 1) -> None:
     """A capture whose process is killed without warning."""
     torch.set_num_threads(1)  # threads do not outlive a fork
-    with fault(at, lambda: os.kill(os.getpid(), signal.SIGKILL)):
+    with fault(at, writers=writers, strike=lambda: os.kill(os.getpid(), signal.SIGKILL)):
         captured(corpus, folder)
 
 
@@ -126,3 +126,18 @@ def test_a_disk_that_is_full_at_any_file_is_a_clear_conflict_and_leaves_nothing_
         assert len(content(folder)) < len(files)
         captured(corpus, folder)
         assert content(folder) == files
+
+
+def test_shards_that_are_written_together_survive_a_kill_too(corpus: Corpus, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path):
+    files, steps = whole
+    context = multiprocessing.get_context("fork")
+    for at in range(2, len(steps) - 4, 7):
+        folder = tmp_path / str(at)
+        process = context.Process(target=killed, args=(corpus, folder, at, 4))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        left = {file: bytes_ for file, bytes_ in content(folder).items() if not file.endswith(".part")}
+        assert left.items() <= files.items()
+        captured(corpus, folder)
+        assert {file: bytes_ for file, bytes_ in content(folder).items() if not file.endswith(".part")} == files

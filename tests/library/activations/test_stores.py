@@ -37,6 +37,14 @@ def test_the_index_counts_what_the_shards_hold(folder: Path):
     assert store.num_rows == sum(store.chunk_rows(True)) + sum(store.chunk_rows(False))
 
 
+def test_a_part_is_a_chunk_that_is_not_copied_yet(folder: Path):
+    store = DiskStore(folder)
+    for held_out in (None, True, False):
+        for number in range(len(store.index.shards)):
+            x, kept = store.part(number, held_out)
+            assert torch.equal(x if kept is None else x[kept], store.chunk(number, held_out).x)
+
+
 def test_chunks_begin_where_they_are_told_to(folder: Path):
     store = DiskStore(folder)
     whole, rest = list(store.chunks(held_out=False)), list(store.chunks(held_out=False, start=2))
