@@ -50,7 +50,7 @@ class CompiledBlocks:
         try:
             yield
         except BackendCompilerFailed as error:
-            reason = str(error).split("\n")[0]
+            reason = " ".join(str(error).split("\n")[:2])
             raise Invalid(
                 f"The model's blocks cannot be compiled here: {reason}. TORCH_COMPILE_DISABLE=1 runs them as they are."
             ) from error

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import count
+from itertools import count, islice
 
 import torch
 from jaxtyping import Float
@@ -67,12 +67,17 @@ def batches(
     device = torch.device(device)
     home = _home(device, min(shuffle_rows, store.num_rows) * store.d_in * 4)
     rows = ahead(_rows(store, seed, start_step * size, None if steps is None else steps * size, held_out, shuffle_rows, home))
+    yield from islice(_cut(rows, size, device), None if steps is None else steps - start_step)
+
+
+def _cut(groups: Iterator[tuple[Tensor, Tensor]], size: int, device: torch.device) -> Iterator[Float[Tensor, "batch d_in"]]:
+    """Batches on a device from groups of rows and their orders."""
     gathered: list[Tensor] = []
-    lacking, step = size, start_step
-    for group, order in rows:
-        order = sent(order, home)
+    lacking = size
+    for group, order in groups:
+        order = sent(order, group.device)
         if group.is_cuda:
-            group.record_stream(torch.cuda.current_stream(home))
+            group.record_stream(torch.cuda.current_stream(group.device))  # it was filled on another
         taken = 0
         while taken < len(order):
             part = sent(group[order[taken : taken + lacking]], device).float()
@@ -80,9 +85,7 @@ def batches(
             gathered.append(part)
             if not lacking:
                 yield torch.cat(gathered) if len(gathered) > 1 else gathered[0]
-                gathered, lacking, step = [], size, step + 1
-                if step == steps:
-                    return
+                gathered, lacking = [], size
         del group, order  # before the group after the next is read: three may not fit
 
 

@@ -170,6 +170,11 @@ def bench_disk(folder: Path, device: torch.device, d_in: int, limit: float) -> N
     forget(files)
     note("disk: plain read, cold", bytes_per_second=size / seconds(read, device))
     note("disk: plain read, cached", bytes_per_second=size / seconds(read, device))
+    bench_shuffled(folder, device, limit)
+
+
+def bench_shuffled(folder: Path, device: torch.device, limit: float) -> None:
+    """Rows a second of a store in random order, beside copies of them as they lie."""
     store = DiskStore(folder)
     held = torch.empty(max(store.chunk_rows()), store.d_in, dtype=store.part(0)[0].dtype)
     copied = seconds(lambda: [held[: len(x)].copy_(x) for x in (store.part(i)[0] for i in range(len(store.chunk_rows())))], device)

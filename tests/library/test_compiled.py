@@ -64,5 +64,5 @@ def test_a_failure_to_compile_says_how_to_do_without():
         raise RuntimeError("no compiler")
 
     blocks = CompiledBlocks([])
-    with pytest.raises(Invalid, match=r"cannot be compiled: .*no compiler.*TORCH_COMPILE_DISABLE=1"), blocks.running([POST]):
+    with pytest.raises(Invalid, match=r"cannot be compiled here: .*no compiler.*TORCH_COMPILE_DISABLE=1"), blocks.running([POST]):
         raise BackendCompilerFailed(broken, RuntimeError("no compiler"), None)
