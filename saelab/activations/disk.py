@@ -6,15 +6,16 @@ uint8, in corpus order; its metadata say what it is part of. `index.json` comes 
 """
 
 import json
+import struct
 import zlib
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from saelab.activations.base import ActivationStore, Chunk, StoreDtype, part_of
@@ -25,6 +26,7 @@ from saelab.values import from_json, to_dict, to_json, value
 
 FORMAT = 1
 _CHECKED_BYTES = 2**22
+_CODES = {torch.bfloat16: "BF16", torch.float32: "F32", torch.int32: "I32", torch.uint8: "U8"}
 _Tensors = dict[str, Tensor]
 
 
@@ -173,16 +175,20 @@ class StoreWriter:
     def write(self, number: int, chunk: Chunk, is_held_out: Bool[Tensor, " row"]) -> None:
         """Writes a shard, whole or not at all. Raises `Conflict` where it cannot be written, as on a full disk."""
         tensors: _Tensors = {
-            "x": chunk.x.to(getattr(torch, self.plan.dtype)).contiguous(),
             "window": chunk.window.int(),
             "position": chunk.position.int(),
+            "x": chunk.x.to(getattr(torch, self.plan.dtype)).contiguous(),
             "held_out": is_held_out.to(torch.uint8),
         }
-        metadata = {"plan": json.dumps(to_dict(self.plan))}  # one key: several would come in any order
-        file = shard_file(self.folder, number)
-        with whole(file) as half:
-            save_file(tensors, half, metadata)
-            self._written[number] = _facts(half, tensors)
+        parts = _file_parts(tensors, {"plan": json.dumps(to_dict(self.plan))})
+        with whole(shard_file(self.folder, number)) as half:
+            write_parts(half, parts)
+        self._written[number] = ShardFacts(
+            rows=len(chunk.x),
+            held_out_rows=int(is_held_out.sum()),
+            num_bytes=sum(len(part) for part in parts),
+            crc32=reduce(lambda checksum, part: zlib.crc32(part, checksum), parts, 0),
+        )
 
     def finish(self, num_shards: int) -> DiskStore:
         """Writes the index of all shards, the last act, and opens the store. Raises `Corrupt` naming a torn shard.
@@ -205,9 +211,33 @@ def shard_file(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.safetensors"
 
 
-def _facts(file: Path, tensors: _Tensors | None = None) -> ShardFacts:
-    """The facts of a file, with the tensors in it if they are at hand. Raises `Corrupt` where it is torn."""
-    tensors = _read(file)[1] if tensors is None else tensors
+def _file_parts(tensors: _Tensors, metadata: dict[str, str]) -> list[memoryview]:
+    """A safetensors file as its header and the memory of its tensors, the widest numbers first so that all are aligned.
+
+    `safetensors.torch.save` copies them twice and holds up the other threads meanwhile; `save_file` leaves a file behind when it is killed.
+    """
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, x in tensors.items():
+        begin, end = end, end + x.nbytes
+        entries[name] = {"dtype": _CODES[x.dtype], "shape": list(x.shape), "data_offsets": [begin, end]}
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    memory = [x.flatten().view(torch.uint8).numpy().data for x in tensors.values()]
+    return [memoryview(struct.pack("<Q", len(header)) + header), *memory]
+
+
+def write_parts(file: Path, parts: Sequence[memoryview]) -> None:
+    """Writes parts one after another."""
+    with file.open("wb", buffering=0) as opened:
+        for part in parts:
+            while part:
+                part = part[opened.write(part) :]
+
+
+def _facts(file: Path) -> ShardFacts:
+    """The facts of a file that an earlier writer left. Raises `Corrupt` where it is torn."""
+    tensors = _read(file)[1]
     rows, held_out_rows = len(tensors["x"]), int(tensors["held_out"].sum())
     return ShardFacts(rows=rows, held_out_rows=held_out_rows, num_bytes=file.stat().st_size, crc32=_checksum(file))
 

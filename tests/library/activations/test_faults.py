@@ -4,7 +4,7 @@ import errno
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +27,7 @@ CONFIG = CaptureConfig(hooks=HOOKS, shard_windows=100)
 def fault(at: int, strike: Callable[[], None], writers: int = 1) -> Generator[list[str]]:
     """Strikes at the so-many-th step of writing: a write (half of it is done then), a flush to the disk, a rename before or after it."""
     steps: list[str] = []
-    write, save, flush, rename = Path.write_bytes, disk.save_file, os.fsync, Path.replace
+    write, save, flush, rename = Path.write_bytes, disk.write_parts, os.fsync, Path.replace
 
     def step(name: str) -> None:
         steps.append(name)
@@ -39,12 +39,10 @@ def fault(at: int, strike: Callable[[], None], writers: int = 1) -> Generator[li
         step("write")
         return write(self, content)
 
-    def torn_save(tensors: dict[str, torch.Tensor], file: Path, metadata: dict[str, str]) -> None:
-        save(tensors, file, metadata)
-        whole = file.read_bytes()
-        write(file, whole[: len(whole) // 2])
+    def torn_parts(file: Path, parts: Sequence[memoryview]) -> None:
+        save(file, [part[: len(part) // 2] for part in parts])
         step("write")
-        write(file, whole)
+        save(file, parts)
 
     def failing_flush(file: int) -> None:
         step("flush")
@@ -58,7 +56,7 @@ def fault(at: int, strike: Callable[[], None], writers: int = 1) -> Generator[li
 
     patch = pytest.MonkeyPatch()
     patch.setattr(Path, "write_bytes", torn_write)
-    patch.setattr(disk, "save_file", torn_save)
+    patch.setattr(disk, "write_parts", torn_parts)
     patch.setattr(capture_module, "_WRITERS", writers)  # one takes its steps in one order
     patch.setattr(os, "fsync", failing_flush)
     patch.setattr(Path, "replace", failing_rename)
