@@ -23,7 +23,7 @@ from saelab.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from saelab.dictionary import Dictionary, Losses, Trainable
 from saelab.errors import Invalid
 from saelab.kernels.adam import Adam
-from saelab.recording import Recording
+from saelab.recording import Recording, Told
 from saelab.records import LogRow
 from saelab.schedules import learning_rate
 from saelab.sinks import Sink, SinkName, open_sinks
@@ -107,6 +107,7 @@ class Trainer:
         self.idle = torch.zeros(dictionary.d_sae, dtype=torch.int64, device=self.device)
         self.dead: Int[Tensor, " dead"] = self.idle.new_zeros(0)
         self._dead: dict[int, Tensor] = {}
+        self._any_dead: Told | None = None
         records = dictionary.recordable and self.device.type == "cuda" and config.precision == "bf16"
         self._recording = Recording(self._advance) if records else None
         self.sums: dict[str, Tensor] = {}
@@ -139,7 +140,7 @@ class Trainer:
         return self.lr * learning_rate(self.steps_done, self.config.steps, self.warmup, self.config.decay)
 
     def step(self, x: Float[Tensor, "row width"]) -> Losses:
-        """One optimiser step on training rows. Waits for the device only every 16th time, to see which features are dead.
+        """One optimiser step on training rows. Every 16th looks which features are dead, and may wait for the device then.
 
         On a GPU the step is recorded where the architecture allows it; then the next one overwrites what this one returns.
         """
@@ -154,15 +155,21 @@ class Trainer:
         return losses
 
     def _look_for_dead(self) -> None:
-        """Which features have not been active for long; a recorded step is given a few numbers of them, filled up."""
+        """Which features have not been active for long. A recorded step is given a few numbers of them, filled up.
+
+        Where steps are recorded, whether there are any is asked one look ahead, so that the device is waited for only if there are.
+        """
+        if self._recording is not None:
+            asked, self._any_dead = self._any_dead, Told((self.idle >= self.dead_after).any())
+            if asked is None or not asked.read():
+                self.dead = self.idle[:0]
+                return
         dead = (self.idle >= self.dead_after).nonzero()[:, 0]
         if self._recording is not None and len(dead):
             size = 2 ** max(_FEWEST_DEAD, (len(dead) - 1).bit_length())
-            dead = (
-                self._dead.setdefault(size, dead.new_empty(size))
-                .fill_(-1)
-                .index_copy_(0, torch.arange(len(dead), device=dead.device), dead)
-            )
+            room = self._dead.setdefault(size, dead.new_empty(size)).fill_(-1)
+            room[: len(dead)] = dead
+            dead = room
         self.dead = dead
 
     def _advance(self, x: Float[Tensor, "row width"]) -> Losses:
