@@ -4,6 +4,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from saelab.activations.base import ActivationStore
 from saelab.activations.buffer import BufferConfig, RingBuffer
 from saelab.activations.labelled import LabelledStore, LabelledStream
@@ -118,7 +120,7 @@ class Feed:
     def __init__(self, run: Run, reads: Reads) -> None:
         self.run, self.reads = run, reads
         self.batches = cache(self._batches)
-        """Batches of a size in an order: the same object for the same stream."""
+        """Batches of a size in an order for a device: the same object for the same stream."""
         self.store: ActivationStore
         if reads.vectors is not None:
             self.store, self.model, self.dtype = VectorStore(reads.vectors), Path(reads.vectors.file).stem, "float32"
@@ -128,7 +130,7 @@ class Feed:
         if reads.stream is None:
             self.store = stored(run, reads.hooks, reads.pooled)
         else:
-            self.store = SubjectStore(self.subject, self.corpus, reads.stream, reads.hooks, pooled=reads.pooled)
+            self.store = SubjectStore(self.subject, self.corpus, reads.stream, reads.hooks, pooled=reads.pooled, device=self.subject.device)
 
     @cached_property
     def subject(self) -> Subject:
@@ -156,13 +158,13 @@ class Feed:
     def _checkup(self) -> Checkup:
         return Checkup(self.store) if self.reads.vectors else Checkup(self.store, self.subject, self.corpus)
 
-    def _batches(self, size: int, order: int) -> Batches:
+    def _batches(self, size: int, order: int, device: torch.device) -> Batches:
         if self.reads.stream is not None:
             assert isinstance(self.store, SubjectStore), "a stream comes from a subject"
             stream = LabelledStream(self.store, self.corpus, self.reads.concept) if self.reads.concept else self.store
             return RingBuffer(stream, self.reads.stream.rows, size, order)
         store = LabelledStore(self.store, self.corpus, self.reads.concept) if self.reads.concept else self.store
-        return Shuffled(store, size, order, None if self.reads.vectors else self.corpus)
+        return Shuffled(store, size, order, None if self.reads.vectors else self.corpus, device)
 
 
 def provenance_of(

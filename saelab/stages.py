@@ -213,7 +213,8 @@ def _member(run: Run, config: TrainStage, sae: Any, feed: Feed, ranks: Ranks) ->
         folder.finish("train", training_config(config, sae), facts, began)
 
     described = {**to_dict(config), "train": None, "source": None}
-    return Member(trainer, ranks.part(feed.batches(settings.batch_size, config.order)), reads=described, finished=finished)
+    batches = feed.batches(settings.batch_size, config.order, usable(config.device))
+    return Member(trainer, ranks.part(batches), reads=described, finished=finished)
 
 
 def evaluate(run: Run, config: EvaluateConfig, source: str | None = None) -> None:

@@ -23,7 +23,7 @@ from saelab.dictionary import Dictionary, Losses, Trainable
 from saelab.distributed.ranks import ALONE, Ranks
 from saelab.errors import Invalid
 from saelab.kernels.adam import Adam
-from saelab.recording import Recording
+from saelab.recording import Recording, Told
 from saelab.records import LogRow
 from saelab.schedules import learning_rate
 from saelab.sinks import Sink, SinkName, open_sinks
@@ -121,6 +121,7 @@ class Trainer:
         self.idle = torch.zeros(dictionary.d_sae // ranks.shards, dtype=torch.int64, device=self.device)
         self.dead: Int[Tensor, " dead"] = self.idle.new_zeros(0)
         self._dead: dict[int, Tensor] = {}
+        self._any_dead: Told | None = None
         records = dictionary.recordable and ranks.recordable and self.device.type == "cuda" and config.precision == "bf16"
         self._recording = Recording(self._advance) if records else None
         self.sums: dict[str, Tensor] = {}
@@ -153,28 +154,41 @@ class Trainer:
         return self.lr * learning_rate(self.steps_done, self.config.steps, self.warmup, self.config.decay)
 
     def step(self, x: Float[Tensor, "row width"]) -> Losses:
-        """One optimiser step on training rows. Waits for the device only every 16th time, to see which features are dead.
+        """One optimiser step on training rows. Every 16th looks which features are dead, and may wait for the device then.
 
         On a GPU the step is recorded where the architecture allows it; then the next one overwrites what this one returns.
         """
         x = self.ranks.together(x.to(self.device))
         self.optimiser.set_lr(self.rate())
         if self.steps_done % _DEAD_EVERY == 0:
-            self._agree()
-            self.dead = self._filled((self.idle >= self.dead_after).nonzero()[:, 0])
+            self._look_for_dead()
         losses = self._advance(x) if self._recording is None else self._recording(x, len(self.dead))
         self.steps_done += 1
         self.tokens += len(x) * self.ranks.rows
         self.seconds = time.monotonic() - self._began
         return losses
 
+    def _look_for_dead(self) -> None:
+        """Which features have not been active for long, on any rank.
+
+        Where steps are recorded, whether there are any is asked one look ahead, so that the device is waited for only if there are.
+        """
+        self._agree()
+        if self._recording is not None:
+            asked, self._any_dead = self._any_dead, Told((self.idle >= self.dead_after).any())
+            if asked is None or not asked.read():
+                self.dead = self.idle[:0]
+                return
+        self.dead = self._filled((self.idle >= self.dead_after).nonzero()[:, 0])
+
     def _filled(self, dead: Int[Tensor, " dead"]) -> Int[Tensor, " filled"]:
-        """Dead features as the step is given them: to a recorded one a few numbers of them, filled up."""
+        """Dead features as a step is given them. A recorded one gets a few numbers of them, filled up."""
         if self._recording is None or not len(dead):
             return dead
         size = 2 ** max(_FEWEST_DEAD, (len(dead) - 1).bit_length())
-        filled = self._dead.setdefault(size, dead.new_empty(size)).fill_(-1)
-        return filled.index_copy_(0, torch.arange(len(dead), device=dead.device), dead)
+        room = self._dead.setdefault(size, dead.new_empty(size)).fill_(-1)
+        room[: len(dead)] = dead
+        return room
 
     def _advance(self, x: Float[Tensor, "row width"]) -> Losses:
         """What the device does in a step."""
