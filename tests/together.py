@@ -13,7 +13,7 @@ from saelab.sweep import Member, fit
 from saelab.testing import D_IN, L0, planted, training_rows
 from saelab.training import TrainConfig, Trainer
 
-STEPS, SIZE, D_SAE = 36, 64, 128
+STEPS, SIZE, D_SAE = 24, 64, 128
 CPU = torch.device("cpu")
 
 

@@ -1,84 +1,116 @@
-"""What a second GPU gives: tokens a second of one and of all processes, and a dictionary that needs both.
+"""What a second GPU gives: tokens a second of one and of both, and a dictionary that needs both.
 
-    torchrun --nproc-per-node 2 tests/benchmarks/two_gpus.py
+    python tests/benchmarks/two_gpus.py [PART ...]
 
-Prints a JSON line a measurement: the training step with all its bookkeeping, the median of some steps after others to warm up; products in
-bf16 on GPUs, tiny shapes on a CPU. `weak` and `strong` are tokens a second over those of one process, at its own batch and at that of all.
+Starts torchrun once a part, so that a part that fails or hangs does not end the others, and prints a JSON line a measurement: the training
+step with all its bookkeeping, products in bf16 on GPUs; tiny shapes on a CPU. `times` are tokens a second of both processes over those of
+one alone, which has half as many rows in its batch. Takes 100 seconds at most.
 """
 
+import gc
 import json
+import os
+import signal
 import statistics
+import subprocess
+import sys
 import time
-from itertools import cycle, islice
+from itertools import cycle
 
 import torch
-import torch.distributed as dist
+from torch.nn import functional
 
 from saelab.devices import usable
 from saelab.distributed.group import Group
 from saelab.distributed.job import joined
-from saelab.distributed.ranks import ALONE
+from saelab.distributed.ranks import Ranks
 from saelab.saes.topk import TopK
 from saelab.training import TrainConfig, Trainer
 
-WARM, STEPS, BATCHES = 10, 30, 4
+SECONDS = 100
+PARTS = {  # seconds at most; width, features, k, rows of a process; whether features are divided; how many times so many steps are timed
+    "S2 by rows": (40, (768, 24_576, 32, 4096), False, (5, 40)),
+    "S4 by features": (45, (4096, 131_072, 64, 4096), True, (3, 10)),
+    "1M features": (40, (2304, 2**20, 64, 2048), True, (1, 5)),
+    "S2 by rows, recorded": (30, (768, 24_576, 32, 4096), False, (5, 40)),
+}
+SMALL = (32, 1024, 4, 64)
+DIRECTIONS, ACTIVE, BATCHES, WARM = 4096, 24, 4, 20
 
 
 def rows(count, d_in, device, seed):
     """A mean, Zipf-distributed sparse features and noise: never alike, never zero."""
     noise = torch.Generator(device).manual_seed(seed)
-    directions = torch.randn(4096, d_in, device=device, generator=torch.Generator(device).manual_seed(0))
-    shares = 1 / torch.arange(1, 4097, device=device)
-    some = torch.multinomial(shares.expand(count, -1), 24, generator=noise)
-    mean = torch.linspace(-2, 2, d_in, device=device)
-    return directions[some].sum(1) / 5 + mean + 0.3 * torch.randn(count, d_in, device=device, generator=noise)
+    directions = torch.randn(DIRECTIONS, d_in, device=device, generator=torch.Generator(device).manual_seed(0))
+    chance = (1 / torch.arange(1, DIRECTIONS + 1, device=device)).cumsum(0)
+    drawn = chance[-1] * torch.rand(count, ACTIVE, device=device, generator=noise)
+    sparse = functional.embedding_bag(torch.searchsorted(chance, drawn).clamp(max=DIRECTIONS - 1), directions, mode="sum") / 5
+    return sparse + torch.linspace(-2, 2, d_in, device=device) + 0.3 * torch.randn(count, d_in, device=device, generator=noise)
 
 
 def trainer(ranks, device, d_in, d_sae, k, batch):
-    settings = TrainConfig(
-        steps=10**6, batch_size=batch, precision="bf16" if device.type == "cuda" else "fp32", warmup=10, dead_after=10_000_000
-    )
-    dictionary = ranks.hold(lambda: TopK(d_in, TopK.Config(d_sae=d_sae, k=k)), device)
+    """Ready to step. Its first weights are drawn on the device: on a CPU, where they do not depend on it, that takes half a minute."""
+    precision = "bf16" if device.type == "cuda" else "fp32"
+    settings = TrainConfig(steps=50_000, batch_size=batch, precision=precision, dead_after=10_000_000)
+
+    def drawn(d_sae, width, _):
+        return torch.randn(d_sae // ranks.shards, width, device=device, generator=torch.Generator(device).manual_seed(ranks.first))
+
+    ranks.drawn = drawn
+    with torch.device(device):
+        dictionary = ranks.hold(lambda: TopK(d_in, TopK.Config(d_sae=d_sae, k=k)), device)
+    dictionary.ranks = ranks
     made = Trainer(dictionary, settings, ranks=ranks)
     made.initialise(rows(4096, d_in, device, 0))
     return made
 
 
-def seconds_of(made, batches, device):
-    """Seconds of each step; a GPU is waited for after each."""
-    taken = []
-    for x in islice(cycle(batches), WARM + STEPS):
-        began = time.perf_counter()
-        made.step(x)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        taken.append(time.perf_counter() - began)
-    return taken[WARM:]
-
-
-def measured(ranks, rank, device, d_in, d_sae, k, batch):
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+def measured(ranks, rank, device, d_in, d_sae, k, batch, times, steps):
+    """A training's speed, peak memory and mean loss."""
     made = trainer(ranks, device, d_in, d_sae, k, batch)
-    batches = [rows(batch // ranks.size, d_in, device, 1 + number * ranks.size + rank) for number in range(BATCHES)]
-    step = statistics.median(seconds_of(made, batches, device))
-    peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
-    loss = float(made.sums["loss"]) / made.steps_done
+    batches = cycle([rows(batch // ranks.size, d_in, device, 1 + number * ranks.size + rank) for number in range(BATCHES)])
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+
+    def run(count):
+        began = time.perf_counter()
+        for _ in range(count):
+            made.step(next(batches))
+            if made.due():
+                made.row()
+        if cuda:
+            torch.cuda.synchronize(device)
+        return (time.perf_counter() - began) / count
+
+    run(min(WARM, 4 * steps))
+    step = statistics.median(run(steps) for _ in range(times))
+    peak = round(torch.cuda.max_memory_allocated(device) / 2**30, 2) if cuda else None
+    loss = made.row().metrics["loss"]
     return {"tokens_per_second": round(batch / step), "step_ms": round(1e3 * step, 3), "peak_gib": peak, "loss": round(loss, 4)}
 
 
-def compare(job, device, name, d_in, d_sae, k, batch, shards):
-    """One process alone, at its batch and at that of all; then all of them."""
-    shape = {"case": name, "d_in": d_in, "d_sae": d_sae, "k": k}
-    alone = {}
-    for size in (batch, batch * job.size):
-        found = job.led(lambda size=size: measured(ALONE, 0, device, d_in, d_sae, k, size))
-        alone[size] = found
-        say(job, {**shape, "processes": 1, "batch": size, **(found or {})})
-    found = measured(Group(job, shards, device), job.rank, device, d_in, d_sae, k, batch * job.size)
-    if job.leads:
-        weak, strong = (found["tokens_per_second"] / alone[size]["tokens_per_second"] for size in alone)
-        say(job, {**shape, "processes": job.size, "shards": shards, "batch": batch * job.size, **found, "weak": weak, "strong": strong})
+def part(name):
+    """A part, in each process of a job: one process alone where the dictionary has room there, then all."""
+    _, (d_in, d_sae, k, batch), divided, timed = PARTS[name]
+    with joined() as job:
+        device = usable("auto")
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+            (d_in, d_sae, k, batch), timed = SMALL, (1, 5)
+        shape = {"case": name, "d_in": d_in, "d_sae": d_sae, "k": k}
+        one = None
+        if not name.startswith("1M"):
+            one = job.led(lambda: measured(Ranks(), 0, device, d_in, d_sae, k, batch, *timed))
+            say(job, {**shape, "processes": 1, "batch": batch, **(one or {})})
+            gc.collect()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+        ranks = Group(job, job.size if divided else 1, device)
+        ranks.recordable = name.endswith("recorded")
+        found = measured(ranks, job.rank, device, d_in, d_sae, k, batch * job.size, *timed)
+        times = {"times": round(found["tokens_per_second"] / one["tokens_per_second"], 3)} if one else {}
+        say(job, {**shape, "processes": job.size, "shards": ranks.shards, "batch": batch * job.size, **found, **times})
 
 
 def say(job, line):
@@ -86,22 +118,31 @@ def say(job, line):
         print(json.dumps(line), flush=True)
 
 
-def main():
-    with joined() as job:
-        device = usable("auto")
-        cuda = device.type == "cuda"
-        if cuda and job.leads:
-            say(job, {"device": torch.cuda.get_device_name(device), "torch": torch.__version__, "nccl": torch.cuda.nccl.version()})
-        torch.set_num_threads(1 if not cuda else torch.get_num_threads())
-        small = {"d_in": 32, "d_sae": 256, "k": 4, "batch": 64}
-        compare(job, device, "S2 data parallel", **({"d_in": 768, "d_sae": 24_576, "k": 32, "batch": 4096} if cuda else small), shards=1)
-        s4 = {"d_in": 4096, "d_sae": 131_072, "k": 64, "batch": 4096}
-        compare(job, device, "S4 divided by features", **(s4 if cuda else small), shards=job.size)
-        million = (2304, 2**20, 64, 4096) if cuda else (32, 1024, 4, 64)
-        found = measured(Group(job, job.size, device), job.rank, device, *million)
-        say(job, {"case": "a million features", "processes": job.size, "shards": job.size, **found})
-        dist.barrier()
+def launched(name, seconds):
+    """torchrun for a part; what went wrong, if anything did."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, "--part", name]
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        _, told = started.communicate(timeout=seconds)
+        return None if started.returncode == 0 else told[-3000:]
+    except subprocess.TimeoutExpired:
+        os.killpg(started.pid, signal.SIGKILL)
+        return f"no end after {seconds:.0f} seconds: " + started.communicate()[1][-3000:]
+
+
+def main(names):
+    end = time.monotonic() + SECONDS
+    cuda = torch.cuda.is_available()
+    device = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())] if cuda else "cpu"
+    print(json.dumps({"device": device, "torch": torch.__version__, "nccl": torch.cuda.nccl.version() if cuda else None}), flush=True)
+    for name in names or PARTS:
+        began, left = time.monotonic(), end - time.monotonic()
+        wrong = launched(name, min(PARTS[name][0], left)) if left > 5 else "no time is left"
+        print(json.dumps({"part": name, "seconds": round(time.monotonic() - began, 1), "error": wrong}), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--part"]:
+        part(sys.argv[2])
+    else:
+        main(sys.argv[1:])
