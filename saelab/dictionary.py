@@ -21,7 +21,6 @@ from jaxtyping import Bool, Float, Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from saelab.distributed.ranks import ALONE, Ranks
 from saelab.errors import Corrupt, Invalid, NotFound
 from saelab.provenance import Provenance
 from saelab.registry import Registry
@@ -175,15 +174,6 @@ class Losses:
         return self.target - self.residual
 
 
-def spread(x: Float[Tensor, "row width"], ranks: Ranks = ALONE) -> Float[Tensor, ""]:
-    """The sum of squared distances from the mean, in two passes that write nothing: for rows that are centred, or nearly.
-
-    The mean is that of all ranks' rows; what they find adds up to the sum over all rows.
-    """
-    size = torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32))
-    return size.square() - ranks.mean(x.sum(0, dtype=size.dtype)).square().sum() / len(x)
-
-
 class Trainable(Dictionary):
     """Abstract: a dictionary that learns by gradient descent. It is made by `cls(d_in, config)`."""
 
@@ -304,9 +294,7 @@ def checked_settings(settings: object, where: str) -> dict[str, Any]:
     expected = {"architecture": str, "d_in": int, "d_sae": int}
     wrong = [name for name, kind in expected.items() if not isinstance(settings, dict) or not isinstance(settings.get(name), kind)]
     if wrong:
-        raise Corrupt(
-            f"{where}: {' and '.join(wrong)} missing or of the wrong type. Expected architecture (text), d_in and d_sae (numbers)."
-        )
+        raise Corrupt(f"{where}: {' and '.join(wrong)} missing or of the wrong type. architecture is text, d_in and d_sae are numbers.")
     found = cast("dict[str, Any]", settings)
     ours = _ours(found)
     if ours.get("format", FORMAT) != FORMAT:
@@ -343,9 +331,7 @@ def assemble(architecture: str, settings: Mapping[str, Any], tensors: Mapping[st
     kind = DICTIONARIES[_LAYOUTS.get(architecture, architecture)]
     for name in ("normalize_activations", "reshape_activations"):
         if settings.get(name, "none") != "none":
-            raise Invalid(
-                f"{file}: {name} is {settings[name]!r}; saelab reads only dictionaries saved with 'none', the treatment folded in."
-            )
+            raise Invalid(f"{file}: {name} is {settings[name]!r}; saelab reads only those saved with 'none', the treatment folded in.")
     checked = checked_tensors(file, tensors, kind.shapes_in(settings, tensors))
     return kind.restored(settings, _conventional(kind, settings, checked))
 

@@ -69,6 +69,14 @@ class Ranks:
         """The mean over the ranks with other rows. Its gradient goes to this rank's part alone: gradients are averaged afterwards."""
         return x
 
+    def spread(self, x: Float[Tensor, "row width"]) -> Float[Tensor, ""]:
+        """The sum of squared distances from the mean of all rows, over this rank's rows or so that the sum over ranks is right.
+
+        In two passes that write nothing: for rows that are centred, or nearly.
+        """
+        size = torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32))
+        return size.square() - self.mean(x.sum(0, dtype=size.dtype)).square().sum() / len(x)
+
     def total(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The sum over the ranks with other features, of which each gave what its own add. The gradient goes to each of them."""
         return x

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from saelab.affine import Affine, input_statistics
-from saelab.dictionary import Losses, Trainable, spread
+from saelab.dictionary import Losses, Trainable
 from saelab.distributed.ranks import ALONE, Ranks
 from saelab.errors import Invalid
 from saelab.kernels.low import column_sums, row_norms
@@ -186,7 +186,7 @@ class Selective(SAE):
         target = rows.to(self.b_dec.dtype)
         wanted = target - offset
         x = wanted.detach()
-        return Task(x, wanted, None, weights, offset, target=target, variance=spread(x, self.ranks))
+        return Task(x, wanted, None, weights, offset, target=target, variance=self.ranks.spread(x))
 
     @abstractmethod
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
@@ -281,5 +281,5 @@ def auxiliary(
     indices = named[chosen]
     values = active(chosen, indices, starts)
     missing = mean_square(ranks.total(gather_sum(values, indices, weights.decoder, starts)) - residual)
-    variance = ranks.mean(spread(residual, ranks)) / residual.numel()
+    variance = ranks.mean(ranks.spread(residual)) / residual.numel()
     return missing / variance.clamp(min=torch.finfo(variance.dtype).tiny)

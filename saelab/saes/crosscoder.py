@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saelab.affine import input_statistics
-from saelab.dictionary import DICTIONARIES, Places, spread
+from saelab.dictionary import DICTIONARIES, Places
 from saelab.errors import Invalid
 from saelab.saes.base import Selective, Task, Weights
 from saelab.saes.batchtopk import BatchTopK
@@ -96,7 +96,7 @@ class Crosscoder(BatchTopK):
             weights=Weights(*super().weights()),
             offset=super().offset(),
             target=target,
-            variance=spread(centred.detach(), self.ranks),
+            variance=self.ranks.spread(centred.detach()),
             unit=self.stretch,
         )
 

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from saelab.dictionary import Codes, Losses, spread
+from saelab.dictionary import Codes, Losses
 from saelab.errors import Invalid
 from saelab.saes.base import SAE, Weights
 from saelab.schedules import linear
@@ -114,7 +114,7 @@ class Penalised(SAE):
         }
         terms |= self.others(x, fired, weights) | (self.revival(x, residual, weights, dead) if self.ranks.count(len(dead)) else {})
         left = residual.detach()
-        return Losses(terms, active, rows.to(x.dtype), left, torch.linalg.vector_norm(left).square(), spread(x.detach(), self.ranks))
+        return Losses(terms, active, rows.to(x.dtype), left, torch.linalg.vector_norm(left).square(), self.ranks.spread(x.detach()))
 
     def price(self, l0: Float[Tensor, ""], progress: float) -> Float[Tensor, ""] | float:
         """The weight of the penalty at a point of the run where `l0` features are active on a token."""

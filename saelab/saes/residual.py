@@ -30,7 +30,6 @@ from saelab.dictionary import (
     kind_of,
     load_dictionary,
     settings_of,
-    spread,
 )
 from saelab.errors import Corrupt, Invalid
 from saelab.provenance import Provenance
@@ -139,7 +138,7 @@ class Residual(Trainable):
         fired = (codes.values != 0).to(found.active).flatten()
         active = found.active.new_zeros(self.num_frozen).index_add_(0, codes.indices.flatten(), fired)
         target, ranks = rows.to(error), self.new.ranks
-        variance = spread(target - ranks.mean(target[:1]), ranks)
+        variance = ranks.spread(target - ranks.mean(target[:1]))
         return Losses(found.terms, torch.cat([active, found.active]), target, found.residual, found.error, variance)
 
     def unit_rows(self) -> tuple[nn.Parameter, ...]:

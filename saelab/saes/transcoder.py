@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from saelab.affine import input_statistics
-from saelab.dictionary import DICTIONARIES, Codes, Places, spread
+from saelab.dictionary import DICTIONARIES, Codes, Places
 from saelab.errors import Invalid
 from saelab.saes.base import FREE_NORM, Kept, Task, Weights, largest
 from saelab.saes.batchtopk import BatchTopK
@@ -129,7 +129,7 @@ class Transcoder(BatchTopK):
         rows = rows.to(self.b_dec.dtype)
         x, target = (rows[:, : self.d_in] - self.centre) * self.gain, rows[:, self.d_in :]
         wanted = target - self.b_dec * self.scale
-        variance = spread(wanted.detach(), self.ranks)
+        variance = self.ranks.spread(wanted.detach())
         if self.skip is not None:
             wanted = wanted - functional.linear(x, self.skip)
         return Task(x, wanted, None, Weights(*super().weights()), offset=None, target=target, variance=variance)
