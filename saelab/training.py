@@ -202,7 +202,8 @@ class Trainer:
         now = {"loss": loss, **losses.terms, "error": losses.error, "variance": losses.variance, "active": losses.active.sum()}
         for name in now.keys() - self.sums.keys():
             self.sums[name] = torch.zeros((), device=self.device)
-        torch._foreach_add_([self.sums[name] for name in now], [term.float() for term in now.values()])
+        sums, terms = [self.sums[name] for name in now], [term.float() for term in now.values()]
+        torch._foreach_add_(sums, terms)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage] - one launch for all
 
     def row(self) -> LogRow:
         """The log line of the steps since the last one. Raises `Invalid` if training has diverged."""
