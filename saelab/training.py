@@ -222,7 +222,8 @@ class Trainer:
         now = {"loss": loss, **losses.terms, "error": losses.error, "variance": losses.variance, "active": active}
         for name in now.keys() - self.sums.keys():
             self.sums[name] = torch.zeros((), device=self.device)
-        torch._foreach_add_([self.sums[name] for name in now], [term.float() for term in now.values()])
+        sums, terms = [self.sums[name] for name in now], [term.float() for term in now.values()]
+        torch._foreach_add_(sums, terms)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage] - one launch for all
 
     def _agree(self) -> None:
         """Makes what is counted on each rank's rows and features the same for all rows."""

@@ -116,7 +116,8 @@ class Adam(torch.optim.Adam):
                 zeros = torch.zeros((), device=weight.device), torch.zeros_like(weight), torch.zeros_like(weight)
                 self.state[weight] = dict(zip(("step", "exp_avg", "exp_avg_sq"), zeros, strict=True))
         states = [self.state[weight] for weight in summed]
-        torch._foreach_add_([state["step"] for state in states], 1)
+        for state in states:
+            state["step"] += 1
         corrections = (1 - self._betas ** states[0]["step"]).float()
         for (weight, gradient), state in zip(summed.items(), states, strict=True):
             moments = state["exp_avg"], state["exp_avg_sq"]

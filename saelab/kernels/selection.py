@@ -49,7 +49,7 @@ def topk_indices(
 def batch_topk_codes(
     x: Float[Tensor, "row d_in"], weight: Float[Tensor, "d_sae d_in"], bias: Float[Tensor, " d_sae"], count: int
 ) -> tuple[Float[Tensor, " {count}"], Int[Tensor, " {count}"], Int[Tensor, " row_starts"]]:
-    """The `count` largest of `x @ weight.T + bias` in the whole batch, differentiable; their indices, flat in row order; where rows begin."""
+    """The `count` largest of `x @ weight.T + bias` in the batch, differentiable; their indices, flat in row order; where rows begin."""
     with torch.no_grad():
         known, places = _batch_topk(x, weight, bias, count)
         indices, starts = places % len(weight), _row_starts(places // len(weight), len(x))

@@ -91,11 +91,6 @@ class JumpReLU(Penalised):
     def _width(self) -> Float[Tensor, " d_sae"]:
         return self.config.bandwidth * self.base * self.scale
 
-    def preactivations(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Float[Tensor, "row d_sae"]:
-        """Pre-activations, always in full precision: bfloat16 would round them by more than the bandwidth."""
-        with torch.autocast(x.device.type, enabled=False):
-            return super().preactivations(x, weights)
-
     def activation(self, pre: Float[Tensor, "row d_sae"], weights: Weights) -> Float[Tensor, "row d_sae"]:
         """The pre-activations that exceed their thresholds."""
         return _Jump.apply(pre, self.threshold, self._width, self.config.penalty == "tanh")  # pyright: ignore[reportReturnType]

@@ -74,9 +74,7 @@ def _places(keys, wanted):
     return tl.where(chosen, tl.cumsum(chosen.to(tl.int32)) - 1, -1)
 
 
-def topk_places(
-    values: BFloat16[Tensor, "row width"], k: int, signed: bool = False
-) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
+def topk_places(values: BFloat16[Tensor, "row width"], k: int, signed: bool = False) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
     """The k largest of each row and their places, in order of place; of equal values the first. `signed`: the largest by magnitude."""
     (rows, width), num_groups = values.shape, triton.cdiv(values.shape[1], _WIDTH)
     maxima, bits = _maxima(values, signed), values.view(torch.int16)

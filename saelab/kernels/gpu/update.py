@@ -66,8 +66,8 @@ def _pieces_kernel(
 
 @triton.jit
 def _squares_kernel(
-    values, rows, x, bounds, pieces, sums, dense, along, needed, out, d_sae, width, UNIT: tl.constexpr, DENSE: tl.constexpr, UNROLL: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    values, rows, x, bounds, pieces, sums, dense, along, needed, out, d_sae, width, UNIT: tl.constexpr, DENSE: tl.constexpr,
+    UNROLL: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """The squared norms of some features' gradients, where they are needed."""
     if tl.load(needed) == 0:
