@@ -174,12 +174,6 @@ class Losses:
         return self.target - self.residual
 
 
-def spread(x: Float[Tensor, "row width"]) -> Float[Tensor, ""]:
-    """The sum of squared distances from the mean, in two passes that write nothing: for rows that are centred, or nearly."""
-    size = torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32))
-    return size.square() - x.sum(0, dtype=size.dtype).square().sum() / len(x)
-
-
 class Trainable(Dictionary):
     """Abstract: a dictionary that learns by gradient descent. It is made by `cls(d_in, config)`."""
 

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from saelab.affine import Affine, input_statistics
-from saelab.dictionary import Losses, Trainable, spread
+from saelab.affine import Affine, input_statistics, spread
+from saelab.dictionary import Losses, Trainable
 from saelab.errors import Invalid
 from saelab.kernels.low import column_sums, row_norms
 from saelab.kernels.selection import topk_codes, topk_indices

@@ -23,8 +23,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saelab.affine import input_statistics
-from saelab.dictionary import DICTIONARIES, Places, spread
+from saelab.affine import input_statistics, spread
+from saelab.dictionary import DICTIONARIES, Places
 from saelab.errors import Invalid
 from saelab.saes.base import Selective, Task, Weights
 from saelab.saes.batchtopk import BatchTopK

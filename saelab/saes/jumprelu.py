@@ -98,15 +98,15 @@ class JumpReLU(Penalised):
     def penalty(self, fired: Fired) -> Float[Tensor, ""]:
         """What the config says."""
         if self.config.penalty == "tanh":
-            return (_STEEPNESS / self.scale * fired.codes).tanh().sum() / len(fired.codes)
-        l0 = _Count.apply(fired.pre, self.threshold, self._width).sum() / len(fired.pre)  # pyright: ignore[reportOptionalMemberAccess]
+            return (_STEEPNESS / self.scale * fired.codes).tanh().sum(dtype=self.scale.dtype) / len(fired.codes)
+        l0 = _Count.apply(fired.pre, self.threshold, self._width).sum(dtype=self.scale.dtype) / len(fired.pre)  # pyright: ignore[reportOptionalMemberAccess]
         return l0 if self.config.penalty == "step" else (l0 / self.config.target_l0 - 1).square()
 
     def others(self, x: Float[Tensor, "row d_in"], fired: Fired, weights: Weights) -> dict[str, Float[Tensor, ""]]:
         """With tanh, how far pre-activations are below their thresholds."""
         if self.config.penalty != "tanh":
             return {}
-        below = functional.relu(self.threshold - fired.pre).sum() / len(x)
+        below = functional.relu(self.threshold - fired.pre).sum(dtype=self.scale.dtype) / len(x)
         return {"preact": self.config.preact / self.d_in * below / self.scale}
 
     def revival(

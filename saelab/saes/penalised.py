@@ -21,7 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from saelab.dictionary import Codes, Losses, spread
+from saelab.affine import spread
+from saelab.dictionary import Codes, Losses
 from saelab.errors import Invalid
 from saelab.saes.base import SAE, Weights
 from saelab.schedules import linear

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from saelab.affine import spread
 from saelab.dictionary import (
     DICTIONARIES,
     WEIGHTS_FILE,
@@ -30,7 +31,6 @@ from saelab.dictionary import (
     kind_of,
     load_dictionary,
     settings_of,
-    spread,
 )
 from saelab.errors import Corrupt, Invalid
 from saelab.provenance import Provenance

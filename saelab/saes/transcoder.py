@@ -20,8 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from saelab.affine import input_statistics
-from saelab.dictionary import DICTIONARIES, Codes, Places, spread
+from saelab.affine import input_statistics, spread
+from saelab.dictionary import DICTIONARIES, Codes, Places
 from saelab.errors import Invalid
 from saelab.saes.base import FREE_NORM, Kept, Task, Weights, largest
 from saelab.saes.batchtopk import BatchTopK
