@@ -164,14 +164,9 @@ class Losses:
     residual: Float[Tensor, "row d_out"]
     """What they leave of it, without gradient."""
     error: Float[Tensor, ""]
-    """The sum of the squares of that."""
+    """The sum of its squares."""
     variance: Float[Tensor, ""]
     """The sum of the target's squared distances from its mean."""
-
-    @property
-    def reconstruction(self) -> Float[Tensor, "row d_out"]:
-        """What the codes stand for, without gradient."""
-        return self.target - self.residual
 
 
 class Trainable(Dictionary):
@@ -211,8 +206,7 @@ class Trainable(Dictionary):
     def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float) -> Losses:
         """The loss on training rows, without dimension: the same for activations of any size.
 
-        `dead` are the features that have not been active for long, and -1 for none; `progress` is the share of the run that is done, for
-        warm-ups; a recorded step sees only its first value.
+        `dead` are features that have not been active for long, -1 none; `progress` is the share of the run that is done; a recorded step sees the first.
         """
 
     def unit_rows(self) -> tuple[nn.Parameter, ...]:

@@ -98,16 +98,16 @@ class JumpReLU(Penalised):
     def penalty(self, fired: Fired) -> Float[Tensor, ""]:
         """What the config says."""
         if self.config.penalty == "tanh":
-            return self.ranks.total((_STEEPNESS / self.scale * fired.codes).tanh().sum()) / len(fired.codes)
+            return self.ranks.total((_STEEPNESS / self.scale * fired.codes).tanh().sum(dtype=self.scale.dtype)) / len(fired.codes)
         fires: Tensor = _Count.apply(fired.pre, self.threshold, self._width)  # pyright: ignore[reportAssignmentType]
-        l0 = self.ranks.mean(self.ranks.total(fires.sum())) / len(fired.pre)
+        l0 = self.ranks.mean(self.ranks.total(fires.sum(dtype=self.scale.dtype))) / len(fired.pre)
         return l0 if self.config.penalty == "step" else (l0 / self.config.target_l0 - 1).square()
 
     def others(self, x: Float[Tensor, "row d_in"], fired: Fired, weights: Weights) -> dict[str, Float[Tensor, ""]]:
         """With tanh, how far pre-activations are below their thresholds."""
         if self.config.penalty != "tanh":
             return {}
-        below = self.ranks.total(functional.relu(self.threshold - fired.pre).sum()) / len(x)
+        below = self.ranks.total(functional.relu(self.threshold - fired.pre).sum(dtype=self.scale.dtype)) / len(x)
         return {"preact": self.config.preact / self.d_in * below / self.scale}
 
     def revival(

@@ -25,8 +25,7 @@ revive features cost only their checks. JumpReLU starts with thresholds at which
 library.
 
 - `saelab-*`: the whole trainer (`Trainer.step` with input scale, unit-norm decoder, clipping, dead counting, schedules, sums of the
-  log, and a line of it every 20th step). `fp32`: all in float32. `bf16`: products in bfloat16 (not those of JumpReLU, which must compare
-  with its thresholds), weights and moments in float32.
+  log, and a line of it every 20th step). `fp32`: all in float32. `bf16`: products in bfloat16, weights and moments in float32.
 - `sae_lens-*`: sae-lens, `SAETrainer.fit`; `bf16` with `autocast=True`, `fp32` as it comes. `dictionary_learning-*`:
   dictionary-learning, `update` as `trainSAE` calls it, with `autocast_dtype` of that name; float32 is its default. `sparsify-*`:
   eai-sparsify, `Trainer.fit` with a stand-in model; signum is its default, `adam` is torch's. None is patched; what they import but do

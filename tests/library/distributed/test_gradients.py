@@ -1,7 +1,6 @@
 """The gradients of all ranks' rows, from terms and from dense ones."""
 
 import importlib
-import os
 
 import pytest
 import torch
@@ -71,8 +70,7 @@ def test_exchanged_terms_are_the_mean_of_the_gradients(crew, flat):
 
 def stepped(job, flat):
     """The norm of the decoder's gradient, and the decoder after a step: from all ranks' terms by the kernels, and in plain PyTorch."""
-    os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are loaded: they run on a CPU
-    kernels = importlib.import_module("saelab.kernels.gpu.update")
+    kernels = importlib.import_module("saelab.kernels.gpu.update")  # by Triton's interpreter, which only the crew has switched on
     (_, weight, _), (_, parts, _) = weights(job, flat)
     weight.data = torch.nn.functional.normalize(weight.detach(), dim=1)
     dense = torch.nn.Parameter(weight.detach().clone())

@@ -31,7 +31,7 @@ def test_float64_agrees_with_float32(name):
         assert float(term.detach()) == pytest.approx(float(exact.terms[name].detach()), rel=1e-3), (
             name
         )  # one code more or less at a threshold
-    assert torch.allclose(found.reconstruction.double(), exact.reconstruction, atol=1e-3)
+    assert torch.allclose(found.residual.double(), exact.residual, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)
