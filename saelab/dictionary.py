@@ -206,7 +206,8 @@ class Trainable(Dictionary):
     def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float) -> Losses:
         """The loss on training rows, without dimension: the same for activations of any size.
 
-        `dead` are features that have not been active for long, -1 none; `progress` is the share of the run that is done; a recorded step sees the first.
+        `dead` are features that have not been active for long, -1 none; `progress` is the share of the run that is done. A recorded step
+        sees its first `progress` for ever.
         """
 
     def unit_rows(self) -> tuple[nn.Parameter, ...]:
