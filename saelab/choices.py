@@ -12,9 +12,18 @@ from saelab.scorers.base import SCORERS, Scorer
 from saelab.texts.base import TEXTS, TextSource
 
 
-def _choice(registry: Registry[Any], prefix: str) -> Any:  # noqa: ANN401 - a type made at run time
-    """The union of a registry's parts, as sub-commands `prefix:name`."""
-    return _union({f"{prefix}:{name}": registry[name] for name in registry})
+def _of(registry: Registry[Any], prefix: str) -> dict[str, type]:
+    """A registry's parts by their sub-commands, `prefix:name`."""
+    return {f"{prefix}:{name}": registry[name] for name in registry}
+
+
+PARTS: Mapping[str, Mapping[str, type]] = {
+    "texts": _of(TEXTS, "texts"),
+    "sae": {f"sae:{name}": kind.Config for name in DICTIONARIES if issubclass(kind := DICTIONARIES[name], Trainable)},
+    "labeller": _of(LABELLERS, "labeller"),
+    "scorer": _of(SCORERS, "scorer"),
+}
+"""For each field of a command that holds a part: the sub-commands that choose it, each with the class whose fields are its options."""
 
 
 def _union(parts: Mapping[str, type]) -> Any:  # noqa: ANN401 - a type made at run time
@@ -27,5 +36,4 @@ if TYPE_CHECKING:
     Labels = Labeller
     Scores = Scorer
 else:
-    Texts, Labels, Scores = _choice(TEXTS, "texts"), _choice(LABELLERS, "labeller"), _choice(SCORERS, "scorer")
-    Sae = _union({f"sae:{name}": kind.Config for name in DICTIONARIES if issubclass(kind := DICTIONARIES[name], Trainable)})
+    Texts, Sae, Labels, Scores = (_union(PARTS[name]) for name in ("texts", "sae", "labeller", "scorer"))

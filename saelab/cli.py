@@ -5,9 +5,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NoReturn
 
-import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from saelab import recipes, stages
@@ -15,6 +14,7 @@ from saelab.activations.buffer import BufferConfig
 from saelab.activations.capture import CaptureConfig
 from saelab.activations.vectors import VECTORS, Vectors
 from saelab.analyses.quality import EvaluateConfig
+from saelab.arguments import Command, parsed
 from saelab.choices import Labels, Sae, Scores, Texts
 from saelab.console import ERR, OUT
 from saelab.errors import Invalid, SaelabError, unknown
@@ -35,13 +35,6 @@ from saelab.training import TrainConfig
 from saelab.values import value
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # numbers of <malloc.h>
-
-
-class Command(Protocol):
-    """A command: its fields are its flags."""
-
-    def __call__(self) -> None:
-        """Does it."""
 
 
 @value
@@ -293,20 +286,25 @@ COMMANDS: dict[str, type[Command]] = {
 
 
 def main(commands: Mapping[str, type[Command]], args: Sequence[str] | None = None) -> None:
-    """Runs the command that the arguments name. A user's error ends it with one paragraph and exit code 1."""
+    """Runs the command that the arguments name. A user's error ends it with one paragraph: exit code 2 for words that make no command."""
     _keep_freed_memory()
     try:
-        command = tyro.extras.subcommand_cli_from_dict(
-            dict(commands), prog="saelab", args=args, description="From text to features to steered text."
-        )
+        command = parsed(commands, sys.argv[1:] if args is None else args)
+    except SaelabError as error:
+        _end(error, 2)
+    try:
         with shown():
             command()
     except SaelabError as error:
-        ERR.print(f"saelab: {error}", style="red", markup=False)
-        sys.exit(1)
+        _end(error, 1)
     except KeyboardInterrupt:
         ERR.print("\nStopped. The same command goes on where it was.")
         sys.exit(130)
+
+
+def _end(error: SaelabError, code: int) -> NoReturn:
+    ERR.print(f"saelab: {error}", style="red", markup=False)
+    sys.exit(code)
 
 
 def _keep_freed_memory() -> None:
