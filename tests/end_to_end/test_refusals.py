@@ -206,5 +206,5 @@ def test_a_full_disk_is_told_in_one_paragraph(saelab, tmp_path):
 
 def test_a_process_that_is_refused_fails_with_one_paragraph(process, place):
     before = names(place)
-    assert_refused(process("evaluate", place / "godd"), "Unknown run .*Did you mean .*good")
+    assert_refused(process("evaluate", place / "godd", module="saelab_server.cli"), "Unknown run .*Did you mean .*good")
     assert names(place) == before
