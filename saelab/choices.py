@@ -20,6 +20,7 @@ def _of(registry: Registry[Any], prefix: str) -> dict[str, type]:
 PARTS: Mapping[str, Mapping[str, type]] = {
     "texts": _of(TEXTS, "texts"),
     "sae": {f"sae:{name}": kind.Config for name in DICTIONARIES if issubclass(kind := DICTIONARIES[name], Trainable)},
+    "baseline": {f"baseline:{name}": kind.Config for name in DICTIONARIES if not issubclass(kind := DICTIONARIES[name], Trainable)},
     "labeller": _of(LABELLERS, "labeller"),
     "scorer": _of(SCORERS, "scorer"),
 }
@@ -33,7 +34,8 @@ def _union(parts: Mapping[str, type]) -> Any:  # noqa: ANN401 - a type made at r
 if TYPE_CHECKING:
     Texts = TextSource
     Sae = Any
+    Fitted = Any
     Labels = Labeller
     Scores = Scorer
 else:
-    Texts, Sae, Labels, Scores = (_union(PARTS[name]) for name in ("texts", "sae", "labeller", "scorer"))
+    Texts, Sae, Fitted, Labels, Scores = (_union(PARTS[name]) for name in ("texts", "sae", "baseline", "labeller", "scorer"))

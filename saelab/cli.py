@@ -3,35 +3,29 @@
 import ctypes
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
 from tyro.conf import OmitArgPrefixes, Positional
 
 from saelab import recipes, stages
-from saelab.activations.buffer import BufferConfig
 from saelab.activations.capture import CaptureConfig
-from saelab.activations.vectors import VECTORS, Vectors
 from saelab.analyses.quality import EvaluateConfig
 from saelab.arguments import Command, parsed
-from saelab.choices import Labels, Sae, Scores, Texts
+from saelab.choices import Labels, Scores, Texts
 from saelab.console import ERR, OUT
 from saelab.errors import Invalid, SaelabError, unknown
 from saelab.exchange import Export, Import
 from saelab.features.collect import CollectConfig
-from saelab.feeds import Reads, TrainStage, check_hooks
-from saelab.grid import Sweep
 from saelab.lab import Lab
 from saelab.labellers.rules import Rules
 from saelab.progress import shown
 from saelab.records import Estimate, Intervention, Quality, SteerRequest, Unit
 from saelab.run import Run, open_run, read_saved
-from saelab.saes.topk import TopK
 from saelab.scorers.rule_detection import RuleDetection
 from saelab.steering import steer
 from saelab.texts.bundled import Bundled
-from saelab.training import TrainConfig
+from saelab.trainings import Fit, Sweep, Train
 from saelab.values import value
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # numbers of <malloc.h>
@@ -65,69 +59,6 @@ class Capture:
     def __call__(self) -> None:
         """Does it."""
         stages.capture(open_run(self.run), self.config)
-
-
-@value
-class Train:
-    """Trains a dictionary. Reads and captures first, where the run has not yet."""
-
-    run: Positional[Path]
-    """The run's folder; made if it is not there."""
-    model: str | None = None
-    """The model, where the run has not been read yet: a Hugging Face directory, a GGUF file, a hub id or a bundled name."""
-    hook: str | None = None
-    """Where the dictionary reads; none for the residual stream after the middle block."""
-    target_hook: str | None = None
-    """Where a transcoder writes."""
-    beside: tuple[str, ...] = ()
-    """Further hooks: a crosscoder reads and writes them side by side with `--hook`; any other dictionary needs `--pooled`."""
-    pooled: bool = False
-    """Train one dictionary on the rows of `--hook` and of the hooks beside it."""
-    concept: tuple[str, ...] = ()
-    """Domains whose documents carry the concept that SCAR is taught."""
-    source: str | None = None
-    """The dictionary's name; none for one made of layer, hook and architecture."""
-    epochs: float | None = None
-    """Passes over the training activations; none for `--train.steps` optimiser steps."""
-    train: TrainConfig = TrainConfig()
-    """The trainer."""
-    stream: bool = False
-    """Train straight from the model, without captured activations on disk."""
-    buffer: BufferConfig = BufferConfig()
-    """The buffer between model and training, with `--stream`."""
-    vectors: str | None = None
-    """Train on the vectors of this file (.npy, .safetensors, .parquet), without model and text."""
-    tensor: str | None = None
-    """Name of the tensor or column in it, where it holds more than one."""
-    device: str = "auto"
-    """Where it is trained: `cpu`, `cuda`, ...; `auto` takes a GPU if there is one."""
-    texts: Texts | None = None
-    """Where the documents come from, where the run has not been read yet; none for the bundled corpus."""
-    sae: Sae = TopK.Config()
-    """The architecture."""
-
-    def __call__(self) -> None:
-        """Does it."""
-        run, kind = Run(self.run), stages.architecture_of(self.sae)
-        config = TrainStage(
-            hook=VECTORS if self.vectors else self.hook or "",
-            source=self.source or "",
-            target_hook=self.target_hook,
-            beside=self.beside,
-            pooled=self.pooled,
-            concept=self.concept,
-            epochs=self.epochs,
-            train=self.train,
-            device=self.device,
-            stream=self.buffer if self.stream else None,
-            vectors=Vectors(file=self.vectors, tensor=self.tensor) if self.vectors else None,
-        )
-        check_hooks(config, kind)
-        others = Reads.of(config).hooks[1:]
-        hook = VECTORS if self.vectors else recipes.prepared(run, self.model, self.texts, self.hook, others, captured=not self.stream)
-        source = self.source or stages.source_name(hook, f"pooled-{kind.architecture}" if self.pooled else kind.architecture)
-        stages.train(run, replace(config, hook=hook, source=source), self.sae)
-        OUT.print(f"{run.path / 'dictionaries' / source}")
 
 
 @value
@@ -273,6 +204,7 @@ COMMANDS: dict[str, type[Command]] = {
     "capture": Capture,
     "train": Train,
     "sweep": Sweep,
+    "fit": Fit,
     "import": Import,
     "evaluate": Evaluate,
     "collect": Collect,

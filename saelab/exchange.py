@@ -14,7 +14,7 @@ from saelab.activations.disk import DiskStore
 from saelab.activations.vectors import VECTORS
 from saelab.console import OUT
 from saelab.corpus import Corpus
-from saelab.dictionary import Dictionary, Trainable, save_dictionary
+from saelab.dictionary import Dictionary, save_dictionary
 from saelab.errors import Conflict, Invalid
 from saelab.feeds import provenance_of
 from saelab.interop.base import Foreign, Origin, find_foreign, write_foreign
@@ -117,7 +117,7 @@ def _hook(run: Run, foreign: Foreign, config: ImportConfig) -> str:
 
 def _target(foreign: Foreign, config: ImportConfig, dictionary: Dictionary) -> str | None:
     """Where a transcoder writes; none for any other dictionary."""
-    if not (isinstance(dictionary, Trainable) and dictionary.places == "target"):
+    if dictionary.places != "target":
         if config.target_hook is not None:
             raise Invalid(f"{foreign.file.parent} holds a {dictionary.architecture}, which writes where it reads: leave --target-hook out.")
         return None
@@ -129,7 +129,7 @@ def _target(foreign: Foreign, config: ImportConfig, dictionary: Dictionary) -> s
 
 def _widths(dictionary: Dictionary, num_hooks: int) -> tuple[int, ...]:
     """Width of the activations of each hook."""
-    if isinstance(dictionary, Trainable) and dictionary.places == "target":
+    if dictionary.places == "target":
         return dictionary.d_in, dictionary.d_out
     return dictionary.widths * (num_hooks // len(dictionary.widths))  # pooled hooks are alike
 

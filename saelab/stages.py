@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -23,13 +23,13 @@ from saelab.analyses.quality import EvaluateConfig
 from saelab.analyses.quality import evaluate as measure_quality
 from saelab.corpus import Corpus, read_corpus
 from saelab.devices import usable
-from saelab.dictionary import DICTIONARIES, Trainable
+from saelab.dictionary import DICTIONARIES, Dictionary, Trainable
 from saelab.errors import Conflict, Invalid
 from saelab.features.collect import CollectConfig, forget
 from saelab.features.collect import collect as collect_features
 from saelab.features.geometry import LogitLens, logit_lens, neighbours
 from saelab.features.write import write_features
-from saelab.feeds import Feed, Reads, TrainStage, check_hooks
+from saelab.feeds import Feed, Reading, Reads, TrainStage, check_hooks
 from saelab.lab import Lab, load_subject, run_subject, widths_of
 from saelab.labellers.base import LABELLERS, Labeller, label_features
 from saelab.policy import TokenKind, TokenPolicy
@@ -44,6 +44,7 @@ from saelab.training import Trainer
 from saelab.values import from_dict, to_dict, to_json, value
 from saelab.weights import slug
 
+_Kind = TypeVar("_Kind", bound=Dictionary)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -165,9 +166,9 @@ def train_together(run: Run, jobs: Sequence[tuple[TrainStage, Any]]) -> None:
     fit([_member(run, config, sae, feeds(Reads.of(config))) for config, sae in left])
 
 
-def training_config(config: TrainStage, sae: object) -> dict[str, Any]:
+def training_config(config: Reading, sae: object) -> dict[str, Any]:
     """What the manifest of a training says of its config."""
-    return {**to_dict(config), "sae": {"kind": architecture_of(sae).architecture, **to_dict(sae)}}
+    return {**to_dict(config), "sae": {"kind": architecture_of(sae, Dictionary).architecture, **to_dict(sae)}}
 
 
 def _member(run: Run, config: TrainStage, sae: Any, feed: Feed) -> Member:  # noqa: ANN401 - as in train
@@ -265,13 +266,18 @@ def score(run: Run, scorer: Scorer, source: str | None = None) -> None:
     lab.folder.finish("score", described, {"num_scored": num}, began)
 
 
-def architecture_of(sae: object) -> type[Trainable]:
+def architecture_of(config: object, among: type[_Kind] = Trainable) -> type[_Kind]:
     """The dictionary class whose config this is."""
     for name in DICTIONARIES:
         kind = DICTIONARIES[name]
-        if issubclass(kind, Trainable) and type(sae) is kind.Config:
+        if issubclass(kind, among) and type(config) is kind.Config:
             return kind
-    raise AssertionError(f"{type(sae).__name__} is no dictionary's config")
+    raise AssertionError(f"{type(config).__name__} is no dictionary's config")
+
+
+def usual_source(config: Reading, kind: type[Dictionary]) -> str:
+    """The name of a dictionary that was given none."""
+    return source_name(config.hook, f"pooled-{kind.architecture}" if config.pooled else kind.architecture)
 
 
 def source_name(hook: str, architecture: str) -> str:
