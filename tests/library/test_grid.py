@@ -10,8 +10,8 @@ from saelab.analyses.quality import EvaluateConfig, evaluate
 from saelab.describe import describe_source, read_log
 from saelab.dictionary import WEIGHTS_FILE, load_dictionary
 from saelab.errors import Conflict, Invalid, NotFound
-from saelab.figures import training_curves
 from saelab.feeds import TrainStage
+from saelab.figures import training_curves
 from saelab.grid import SweepStage, sweep
 from saelab.lab import Lab
 from saelab.run import Run
