@@ -88,12 +88,14 @@ class Collect:
     """The run's folder."""
     source: str | None = None
     """The dictionary; not needed where the run has only one."""
+    hook: str | None = None
+    """Where the features of a pooled dictionary are looked at; none for its first hook."""
     config: OmitArgPrefixes[CollectConfig] = CollectConfig()
     """What is kept."""
 
     def __call__(self) -> None:
         """Does it."""
-        stages.collect(open_run(self.run), self.config, self.source)
+        stages.collect(open_run(self.run), self.config, self.source, self.hook)
 
 
 @value
@@ -146,6 +148,8 @@ class Steer:
     """How strengths are read: multiples of each feature's largest activation, or bare activations."""
     source: str | None = None
     """The dictionary; not needed where the run has only one."""
+    hook: str | None = None
+    """Where the features of a pooled dictionary are read and written; none for where they were collected."""
     chat: bool = False
     """Put the prompt through the model's chat template."""
     max_tokens: int = 60
@@ -174,7 +178,7 @@ class Steer:
             temperature=self.temperature,
             seed=self.seed,
         )
-        found = steer(Lab(open_run(self.run), self.source), request)
+        found = steer(Lab(open_run(self.run), self.source, self.hook), request)
         OUT.print("base", style="bold")
         OUT.print(found.base, markup=False)
         OUT.print("steered", style="bold")

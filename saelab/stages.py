@@ -201,8 +201,8 @@ def _member(run: Run, config: TrainStage, sae: Any, feed: Feed) -> Member:  # no
 
 
 def evaluate(run: Run, config: EvaluateConfig, source: str | None = None) -> None:
-    """The dictionary's quality on held-out documents, in `quality.json`."""
-    lab = Lab(run, source)
+    """The dictionary's quality on held-out documents, in `quality.json`; of a pooled one at its first hook, wherever it was collected."""
+    lab = Lab(run, source, run.find_source(source).need("train").facts["hook"])
     if lab.folder.done("evaluate", config):
         return
     began = time.monotonic()
@@ -211,10 +211,14 @@ def evaluate(run: Run, config: EvaluateConfig, source: str | None = None) -> Non
     lab.folder.finish("evaluate", config, {"fvu": quality.fvu.value, "l0": quality.l0.value, **_models(lab)}, began)
 
 
-def collect(run: Run, config: CollectConfig, source: str | None = None) -> None:
-    """Statistics, examples and geometry of every feature, in `features.db`."""
-    lab = Lab(run, source)
-    if lab.folder.done("collect", config):
+def collect(run: Run, config: CollectConfig, source: str | None = None, hook: str | None = None) -> None:
+    """Statistics, examples and geometry of every feature, in `features.db`; of a pooled dictionary at one of its hooks, or else the first.
+
+    Raises `NotFound` or `Invalid` for a hook that is none of them.
+    """
+    lab = Lab(run, source, hook)
+    described = {**to_dict(config), "hook": lab.hook} if lab.origin.pooled else to_dict(config)
+    if lab.folder.done("collect", described):
         return
     began, folder = time.monotonic(), lab.folder.path
     chunks = (replace(chunk, x=chunk.x[:, : lab.dictionary.d_in]) for chunk in lab.store.chunks())  # without a target behind it
@@ -231,7 +235,7 @@ def collect(run: Run, config: CollectConfig, source: str | None = None) -> None:
     )
     num_tokens = collected.statistics.num_tokens
     forget(folder)
-    lab.folder.finish("collect", config, {"num_tokens": num_tokens, "num_features": lab.dictionary.d_sae, **_models(lab)}, began)
+    lab.folder.finish("collect", described, {"num_tokens": num_tokens, "num_features": lab.dictionary.d_sae, **_models(lab)}, began)
 
 
 def _models(lab: Lab) -> dict[str, str]:

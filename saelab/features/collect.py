@@ -296,7 +296,8 @@ def _join(parts: list[Chunk]) -> Chunk:
 
 
 def _fingerprint(dictionary: Dictionary, corpus: Corpus, config: CollectConfig) -> str:
-    digest = hashlib.sha256(json.dumps(to_dict(config)).encode())
+    origin = dictionary.provenance
+    digest = hashlib.sha256(json.dumps([to_dict(config), None if origin is None else origin.hook]).encode())
     digest.update(f"{corpus.num_documents} {corpus.num_tokens}".encode())
     digest.update(np.asarray(corpus.window_document).tobytes())
     for tensor in (dictionary.directions, *dictionary.state_dict().values()):
