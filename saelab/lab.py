@@ -125,8 +125,9 @@ class Lab:
     @cached_property
     def dictionary(self) -> Dictionary:
         """The dictionary, trained. Raises `NotFound` or `Invalid` for a hook that it cannot be looked at."""
+        collected = self.folder.manifest("collect")
         self.folder.need("train")
-        dictionary, collected = load_dictionary(self.folder.path), self.folder.manifest("collect")
+        dictionary = load_dictionary(self.folder.path)
         hook = self._hook or (collected.config.get("hook") if collected else None)
         if hook is not None and dictionary.provenance is not None:
             dictionary.provenance = dictionary.provenance.at(hook)

@@ -202,9 +202,10 @@ def _member(run: Run, config: TrainStage, sae: Any, feed: Feed) -> Member:  # no
 
 def evaluate(run: Run, config: EvaluateConfig, source: str | None = None) -> None:
     """The dictionary's quality on held-out documents, in `quality.json`; of a pooled one at its first hook, wherever it was collected."""
-    lab = Lab(run, source, run.find_source(source).need("train").facts["hook"])
-    if lab.folder.done("evaluate", config):
+    folder = run.find_source(source)
+    if folder.done("evaluate", config):
         return
+    lab = Lab(run, source, folder.need("train").facts["hook"])
     began = time.monotonic()
     quality = measure_quality(lab, config)
     write_atomically(lab.folder.path / "quality.json", to_json(quality))
