@@ -19,8 +19,8 @@ from saelab.choices import Labels, Sae, Scores, Texts
 from saelab.console import ERR, OUT
 from saelab.errors import Invalid, SaelabError, unknown
 from saelab.exchange import Export, Import
-from saelab.features.collect import CollectConfig
 from saelab.feeds import Reads, TrainStage, check_hooks
+from saelab.findings import Collect, DocumentVectors, FindFirings
 from saelab.grid import Sweep
 from saelab.lab import Lab
 from saelab.labellers.rules import Rules
@@ -157,22 +157,6 @@ class Evaluate:
 
 
 @value
-class Collect:
-    """Collects statistics and examples of every feature in one pass."""
-
-    run: Positional[Path]
-    """The run's folder."""
-    source: str | None = None
-    """The dictionary; not needed where the run has only one."""
-    config: OmitArgPrefixes[CollectConfig] = CollectConfig()
-    """What is kept."""
-
-    def __call__(self) -> None:
-        """Does it."""
-        stages.collect(open_run(self.run), self.config, self.source)
-
-
-@value
 class LabelFeatures:
     """Gives every feature a label."""
 
@@ -283,6 +267,8 @@ COMMANDS: dict[str, type[Command]] = {
     "import": Import,
     "evaluate": Evaluate,
     "collect": Collect,
+    "firings": FindFirings,
+    "vectors": DocumentVectors,
     "label": LabelFeatures,
     "score": ScoreLabels,
     "steer": Steer,

@@ -96,7 +96,17 @@ CORPUS = planted_corpus()
 DOCUMENT_IS_LAW = [bool(document % 5 == 0) for document in CORPUS.window_document]
 
 
-def chunks(windows=None, corpus: Corpus = CORPUS, size: int = 40) -> list[Chunk]:
+class Chunks(list):
+    """Chunks as a store gives them."""
+
+    def chunk_rows(self):
+        return tuple(len(chunk.x) for chunk in self)
+
+    def chunk(self, number):
+        return self[number]
+
+
+def chunks(windows=None, corpus: Corpus = CORPUS, size: int = 40) -> Chunks:
     """Activations of some windows, `size` windows a chunk."""
     numbers = list(range(len(corpus.window_length))) if windows is None else list(windows)
     made = []
@@ -110,10 +120,10 @@ def chunks(windows=None, corpus: Corpus = CORPUS, size: int = 40) -> list[Chunk]
             window += [number] * (len(tokens) - 1)
             position += range(1, len(tokens))
         made.append(Chunk(x=torch.tensor(np.concatenate(rows)).float(), window=torch.tensor(window), position=torch.tensor(position)))
-    return made
+    return Chunks(made)
 
 
-CONFIG = CollectConfig(top=8, explain=20, select=8, score=20, width=16, before=8, pool=600, batch=2000, checkpoint=5000)
+CONFIG = CollectConfig(top=8, explain=20, select=8, score=20, width=16, before=8, pool=600, batch=2000, checkpoint=0)
 
 
 def collected(config: CollectConfig = CONFIG) -> Collected:
