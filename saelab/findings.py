@@ -96,7 +96,7 @@ class DocumentVectors:
         lab = Lab(open_run(self.run), self.source)
         vectors = Postings(lab.folder.path, lab.corpus).vectors(self.pooling)
         arrays = {"begin": vectors.indptr.astype(np.int64), "feature": vectors.indices.astype(np.int32), "value": vectors.data}
-        facts = {"pooling": self.pooling, "source": lab.source, "d_sae": str(vectors.shape[1])}
+        facts = {"pooling": self.pooling, "source": lab.source, "d_sae": str(lab.dictionary.d_sae)}
         with whole(self.out) as half:
             save_file(arrays, half, facts)
-        OUT.print(f"{self.out}: {vectors.shape[0]:,} documents, {vectors.nnz:,} values")
+        OUT.print(f"{self.out}: {lab.corpus.num_documents:,} documents, {vectors.nnz:,} values")

@@ -42,11 +42,6 @@ class Entries:
         """The pairs of a feature and a segment in which it fires."""
         return Pairs(self)
 
-    @cached_property
-    def spot(self) -> Int[Tensor, " active"]:
-        """One sorted number for feature and place."""
-        return self.feature.long() * self.grid.extent + self.place
-
 
 class Pairs:
     """The pairs of a feature and a segment in which it fires, sorted by both.
@@ -75,16 +70,26 @@ class Pairs:
         begin = self.segment[some] * grid.width
         first = begin - grid.before
         reach = torch.maximum(first, begin // grid.positions * grid.positions)  # left context ends with the window
-        low = torch.searchsorted(entries.spot, self.feature[some].long() * grid.extent + reach)
+        low = self._bounds[self._from(some, reach)]
         counts = self._bounds[some + 1] - low
-        ends = counts.cumsum(0)
         pair = torch.repeat_interleave(counts)
-        entry = torch.arange(len(pair), device=pair.device) + (low - ends + counts)[pair]
+        entry = torch.arange(len(pair), device=pair.device) + (low - counts.cumsum(0) + counts)[pair]
         exact = entries.value[entry] / self.peak[some].abs()[pair] * LEVELS
         rounded = exact.sign() * exact.abs().round_().clamp_(1, LEVELS)
-        levels = torch.zeros(len(some), grid.length, dtype=torch.int8, device=pair.device)
-        levels[pair, entries.place[entry] - first[pair]] = rounded.to(torch.int8)
-        return levels
+        column = entries.place[entry]
+        column = torch.where(column >= reach[pair], column - first[pair], grid.length)
+        levels = torch.zeros(len(some), grid.length + 1, dtype=torch.int8, device=pair.device)  # the last column is for what lies before
+        levels.view(-1)[pair * (grid.length + 1) + column] = rounded.to(torch.int8)
+        return levels[:, :-1]
+
+    def _from(self, some: Int[Tensor, " some"], reach: Int[Tensor, " some"]) -> Int[Tensor, " some"]:
+        """For each pair the first one of its feature whose segment reaches into its left context; itself where there is none."""
+        found = some
+        for _ in range(-(-self._entries.grid.before // self._entries.grid.width)):
+            last = (found - 1).clamp_(min=0)
+            near = (self.feature[last] == self.feature[some]) & ((self.segment[last] + 1) * self._entries.grid.width > reach)
+            found = torch.where(near, last, found)
+        return found
 
 
 def reduced(values: Float[Tensor, " n"], how: str, bounds: Int[Tensor, " edge"]) -> Float[Tensor, " part"]:

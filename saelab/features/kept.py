@@ -5,7 +5,7 @@ hash of item and feature keeps a uniform sample of all of them ("bottom-k"; Cohe
 merge to the sample of both.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,23 +117,22 @@ class Kept:
         """Sorts what waits into the table."""
         if not self._waiting:
             return
-        feature, slot = torch.nonzero(self.item >= 0, as_tuple=True)
-        held = _Offered(feature, self.key[feature, slot], self.item[feature, slot], self.peak[feature, slot], self.levels[feature, slot])
-        every = [held, *self._pending]
+        capacity, length = self.levels.shape[1:]
+        held = torch.nonzero(self.item.view(-1) >= 0).squeeze(1)
+        old = _Offered(held // capacity, *(table.view(-1)[held] for table in (self.key, self.item, self.peak)), self.levels[:0, 0])
+        every = [old, *self._pending]
+        feature, key, item, peak = (torch.cat([getattr(part, name) for part in every]) for name in ("feature", "key", "item", "peak"))
+        best, place = _ranked(feature, key, item, capacity, len(self.key), presorted=_ascending(every))
+        for table, values, empty in ((self.key, key, -1), (self.item, item, -1), (self.peak, peak, 0)):
+            table.fill_(empty).view(-1)[place] = values[best]
+        if length:
+            levels = torch.cat([part.levels for part in self._pending])
+            kept = torch.zeros_like(self.levels).view(-1, length)
+            stays = best < len(held)
+            kept.index_copy_(0, place[stays], self.levels.view(-1, length).index_select(0, held[best[stays]]))
+            kept.index_copy_(0, place[~stays], levels.index_select(0, best[~stays] - len(held)))
+            self.levels = kept.view_as(self.levels)
         self._pending, self._waiting = [], 0
-        feature, key, item = (torch.cat([getattr(part, name) for part in every]) for name in ("feature", "key", "item"))
-        order = item.argsort(stable=True)
-        order = order[((feature << 32) + (TOP - key.long()))[order].argsort(stable=True)]
-        owner = feature[order]
-        first = torch.searchsorted(owner, torch.arange(len(self.key), device=owner.device))
-        rank = torch.arange(len(owner), device=owner.device) - first[owner]
-        best = torch.nonzero(rank < self.key.shape[1]).squeeze(1)
-        order, place = order[best], (owner[best], rank[best])
-        self.key.fill_(-1)[place] = key[order]
-        self.item.fill_(-1)[place] = item[order]
-        self.peak.zero_()[place] = torch.cat([part.peak for part in every])[order]
-        if self.levels.shape[2]:
-            self.levels.zero_()[place] = torch.cat([part.levels for part in every])[order]
 
     def tensors(self) -> dict[str, Tensor]:
         """The table by name, for a file."""
@@ -152,3 +151,29 @@ class Kept:
         key = found["key"]
         shown = np.where(key < 0, np.float32(-np.inf), key.view(np.float32)) if by_strength else key / 2.0**31
         return KeptTable(key=shown.astype(np.float64), segment=found["item"], peak=found["peak"], levels=found["levels"])
+
+
+def _ascending(parts: Sequence[_Offered]) -> bool:
+    """Whether the items of each part come after those of the parts before, as in a pass in corpus order."""
+    items = [part.item for part in parts if len(part.item)]
+    bounds = [bound for part in items for bound in part.aminmax()]
+    return len(items) < 2 or bool((torch.stack(bounds[1:-1:2]) < torch.stack(bounds[2::2])).all())
+
+
+def _ranked(
+    feature: Int[Tensor, " n"], key: Int[Tensor, " n"], item: Int[Tensor, " n"], capacity: int, d_sae: int, presorted: bool
+) -> tuple[Int[Tensor, " kept"], Int[Tensor, " kept"]]:
+    """Numbers of the offers that are kept, and where each one goes in a table of `capacity` columns.
+
+    Arguments:
+    - `presorted`: the offers of a feature that have the same key come in order of item already.
+    """
+    order = None if presorted else item.argsort(stable=True)
+    code = (feature << 31) + (TOP - key.long())
+    code, ranked = (code if order is None else code[order]).sort(stable=True)
+    owner = code >> 31
+    first = torch.searchsorted(owner, torch.arange(d_sae, device=owner.device))
+    rank = torch.arange(len(owner), device=owner.device) - first[owner]
+    good = torch.nonzero(rank < capacity).squeeze(1)
+    best = ranked[good]
+    return best if order is None else order[best], owner[good] * capacity + rank[good]

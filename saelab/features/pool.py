@@ -59,22 +59,17 @@ class PoolCount:
         segments = np.sort(np.concatenate([part[:wanted] for part, wanted in zip(chosen, sizes, strict=True)]))
         self.segments: Int[Tensor, " pool"] = torch.from_numpy(segments).to(device)
         self.seen: Bool[Tensor, " pool"] = torch.zeros(len(segments), dtype=torch.bool, device=device)
+        self._member: Int[Tensor, " segment"] = torch.full((grid.extent // grid.width,), -1, dtype=torch.int32, device=device)
+        self._member[self.segments] = torch.arange(len(segments), dtype=torch.int32, device=device)
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def _find(self, segment: Int[Tensor, " n"]) -> tuple[Int[Tensor, " n"], Bool[Tensor, " n"]]:
-        """A place in the pool for each segment, and whether the segment is there."""
-        place = torch.searchsorted(self.segments, segment).clamp_(max=len(self.segments) - 1)
-        return place, self.segments[place] == segment
 
     def add(self, looked_at: Int[Tensor, " row"], pairs: Pairs) -> None:
         """Notes which segments were looked at, and which features fire in them and how strongly."""
-        if not len(self.segments):
-            return
-        place, found = self._find(looked_at)
-        self.seen[place[found]] = True
-        place, found = self._find(pairs.segment)
-        inside = torch.nonzero(found).squeeze(1)
-        self._parts.append((pairs.feature[inside], place[inside].int(), pairs.peak[inside]))
+        member = self._member[looked_at]
+        self.seen[member[member >= 0]] = True
+        member = self._member[pairs.segment]
+        inside = torch.nonzero(member >= 0).squeeze(1)
+        self._parts.append((pairs.feature[inside], member[inside], pairs.peak[inside]))
 
     def merge(self, other: "PoolCount") -> None:
         """Adds what another pass saw of the same pool."""
