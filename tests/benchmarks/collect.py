@@ -18,6 +18,7 @@ import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import torch
@@ -34,6 +35,10 @@ from saelab.saes.topk import TopK
 
 D_IN, CONTEXT, DOCUMENT, VOCABULARY = 576, 128, 1024, 49152
 DASHBOARD_FEATURES, DASHBOARD_BATCH = 64, 32
+UNUSED = (
+    *("sae_lens", "sae_lens.config", "sae_lens.saes", "sae_lens.saes.topk_sae", "matplotlib", "matplotlib.pyplot", "matplotlib.colors"),
+    *("transformer_lens", "transformer_lens.utils", "transformer_lens.HookedTransformer", "transformer_lens.hook_points"),
+)
 
 
 class Synthetic:
@@ -52,6 +57,7 @@ class Synthetic:
         with torch.no_grad():
             bias.copy_(torch.randn(latents) * bias.new_tensor(0.5))
         self.windows, self.device = max(1, batch // CONTEXT), device
+        self.codes: list[Codes] = []
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Activations and the numbers of their windows."""
@@ -81,8 +87,8 @@ class Clock:
             torch.cuda.synchronize()
 
 
-def ours(data: Synthetic, config: CollectConfig, clock: Clock) -> Sketch:
-    """Our pass, with what the corpus has of tokens."""
+def ours(data: Synthetic, config: CollectConfig, clock: Clock, keep: bool = False) -> Sketch:
+    """Our pass over all tokens; `keep` holds the codes for the others."""
     grid = Grid(data.corpus, config.width, config.before)
     sketch = Sketch(grid, config, data.dictionary.d_sae, 1, data.device)
     with torch.no_grad():
@@ -90,6 +96,8 @@ def ours(data: Synthetic, config: CollectConfig, clock: Clock) -> Sketch:
             place = (windows[:, None] * grid.positions + torch.arange(CONTEXT, device=data.device)).flatten()
             codes = clock.timed("encode", lambda x=x: data.dictionary.encode(x))
             assert isinstance(codes, Codes)
+            if keep:
+                data.codes.append(codes)
             clock.timed("ours", lambda codes=codes, place=place: sketch.add(codes.indices, codes.values, place))
     clock.timed("ours", lambda: [kept.settle() for kept in sketch.kept.values()])
     return sketch
@@ -110,8 +118,10 @@ def delphi(data: Synthetic, clock: Clock, peers: Path) -> None:
 
     number = 0
     with torch.no_grad():
-        for x, _ in data.batches():
-            for part in data.dictionary.encode(x).dense().view(-1, CONTEXT, data.dictionary.d_sae).split(32):
+        for codes in data.codes:
+            wide = (codes.indices.view(-1, CONTEXT * 32, codes.indices.shape[1]), codes.values.view(-1, CONTEXT * 32, codes.indices.shape[1]))
+            for indices, values in zip(*wide, strict=True):
+                part = Codes(indices=indices, values=values, d_sae=codes.d_sae).dense().view(32, CONTEXT, codes.d_sae)
                 tokens = torch.zeros(part.shape[:2], dtype=torch.int64)
                 clock.timed("delphi", lambda part=part, tokens=tokens, number=number: add(part, tokens, number))
                 number += 1
@@ -119,7 +129,9 @@ def delphi(data: Synthetic, clock: Clock, peers: Path) -> None:
 
 
 def dashboard(data: Synthetic, clock: Clock) -> None:
-    """SAEDashboard's work on each feature, on some of them."""
+    """SAEDashboard's work on each feature, on some of them. What it imports for models and plots is not needed and left out."""
+    for name in UNUSED:
+        sys.modules.setdefault(name, MagicMock())
     config = importlib.import_module("sae_dashboard.sae_vis_data").SaeVisConfig(
         hook_point="hook", features=list(range(DASHBOARD_FEATURES)), device="cpu", dtype="float32"
     )
@@ -127,10 +139,9 @@ def dashboard(data: Synthetic, clock: Clock) -> None:
     statistics = importlib.import_module("sae_dashboard.utils_fns").FeatureStatistics
     unembed, dense = torch.randn(16, VOCABULARY), []
     with torch.no_grad():
-        for x, _ in data.batches():
-            codes = data.dictionary.encode(x)
+        for codes in data.codes:
             slots = torch.nonzero((codes.indices < DASHBOARD_FEATURES) & (codes.values != 0))
-            part = torch.zeros(len(x), DASHBOARD_FEATURES)
+            part = torch.zeros(len(codes.indices), DASHBOARD_FEATURES)
             part[slots[:, 0], codes.indices[slots[:, 0], slots[:, 1]]] = codes.values[slots[:, 0], slots[:, 1]]
             dense.append(part.view(-1, CONTEXT, DASHBOARD_FEATURES))
     found = torch.cat(dense)
@@ -174,7 +185,7 @@ def main() -> None:
     for latents in args.latents:
         ours(Synthetic(latents, args.batch, args.l0, args.batch, device), CollectConfig(), Clock(device))  # warm-up
         data, clock = Synthetic(latents, args.tokens, args.l0, args.batch, device), Clock(device)
-        sketch = ours(data, CollectConfig(), clock)
+        sketch = ours(data, CollectConfig(), clock, keep=args.peers is not None)
         state = sum(tensor.nbytes for name, tensor in sketch.tensors().items() if not name.startswith("pool")) / latents
         most = memory(device)
         if args.peers:
