@@ -119,7 +119,8 @@ class Kept:
             return
         capacity, length = self.levels.shape[1:]
         held = torch.nonzero(self.item.view(-1) >= 0).squeeze(1)
-        old = _Offered(held // capacity, *(table.view(-1)[held] for table in (self.key, self.item, self.peak)), self.levels[:0, 0])
+        key, item, peak = (table.view(-1)[held] for table in (self.key, self.item, self.peak))
+        old = _Offered(held // capacity, key, item, peak, self.levels[:0, 0])
         every = [old, *self._pending]
         feature, key, item, peak = (torch.cat([getattr(part, name) for part in every]) for name in ("feature", "key", "item", "peak"))
         best, place = _ranked(feature, key, item, capacity, len(self.key), presorted=_ascending(every))

@@ -19,6 +19,7 @@ from saelab.features.examples import LEVELS, SPLITS, Grid
 from saelab.features.kept import Kept, uniform
 from saelab.features.sketch import Sketch
 from saelab.features.statistics import BINS_PER_OCTAVE, LOWEST_OCTAVE, NUM_BINS
+from saelab.features.token_tables import token_tables
 
 
 def hashed(item: int, feature: int) -> int:
@@ -135,6 +136,36 @@ def test_the_sample_of_tokens_equals_a_full_sort(whole, dense, feature):
     assert whole.tokens.peak[feature][: len(by_hash)].tolist() == [found[place] for place in by_hash]
 
 
+@pytest.mark.parametrize("offset", [0, -1, 1])
+def test_token_tables_count_the_sample_and_are_exact_for_features_that_fire_rarely(whole, dense, offset):
+    config = replace(planted.CONFIG, tokens=1000)
+    exact = token_tables(collect(planted.PlantedDictionary(), planted.chunks(), planted.CORPUS, config), rows=1000)[offset]
+    sampled = token_tables(whole)[offset]
+    assert exact.exact[planted.COURT]
+    assert not sampled.exact[planted.COURT]
+    counts: dict[int, list[float]] = {}
+    for (window, position), codes in dense.items():
+        if codes[planted.COURT]:
+            text = planted.CORPUS.window_tokens(window)
+            token = int(text[position + offset]) if 0 <= position + offset < len(text) else -1
+            counts.setdefault(token, []).append(float(codes[planted.COURT]))
+    found = exact.of(planted.COURT)
+    assert {token: count for token, count, _ in found} == {token: len(values) for token, values in counts.items()}
+    np.testing.assert_allclose([total for *_, total in found], [sum(counts[token]) for token, *_ in found], rtol=1e-6)
+    assert [count for _, count, _ in found] == sorted((len(values) for values in counts.values()), reverse=True)
+    assert sampled.size[planted.COURT] == planted.CONFIG.tokens
+    assert sampled.of(planted.DEAD) == []
+    assert len(sampled.of(planted.DENSE)) == 16
+
+
+def test_what_is_kept_does_not_grow_with_the_corpus(whole):
+    half = collect(planted.PlantedDictionary(), planted.chunks(range(400)), planted.CORPUS, planted.CONFIG)
+    assert half.statistics.num_tokens < whole.statistics.num_tokens / 2
+    for table, kept in {**whole.kept, "tokens": whole.tokens}.items():
+        smaller = {**half.kept, "tokens": half.tokens}[table]
+        assert [getattr(kept, name).nbytes for name in vars(kept)] == [getattr(smaller, name).nbytes for name in vars(smaller)]
+
+
 def test_places_give_their_tokens_back(whole):
     grid = whole.grid
     windows = np.array([5, 0, 5, 7])
@@ -239,14 +270,13 @@ collect(planted.PlantedDictionary(), Slow(planted.chunks(size=10)), planted.CORP
 
 
 def test_a_pass_killed_with_sigkill_ends_the_same(whole, tmp_path):
-    for chunks in (8, 15):
-        paths = os.pathsep.join(path or "." for path in sys.path)
-        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-        with subprocess.Popen([sys.executable, "-c", _SCRIPT, str(tmp_path)], stdout=subprocess.PIPE, env=environment) as process:
-            assert process.stdout is not None
-            for _ in range(chunks):
-                assert process.stdout.readline()
-            process.send_signal(signal.SIGKILL)
+    paths = os.pathsep.join(path or "." for path in sys.path)
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, "-c", _SCRIPT, str(tmp_path)], stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        for _ in range(12):
+            assert process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
     assert (tmp_path / "collect.part.safetensors").is_file()
     same(collect(planted.PlantedDictionary(), planted.chunks(size=10), planted.CORPUS, planted.CONFIG, tmp_path), whole)
 
