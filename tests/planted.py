@@ -141,3 +141,21 @@ def store(path, config: CollectConfig = CONFIG) -> FeatureStore:
     lens = LogitLens(top=tokens, top_values=values, bottom=tokens, bottom_values=-values, kurtosis=kurtosis, kurtosis_null=5.0)
     write_features(path, "toy", "planted", collected(config), STRINGS, near, lens)
     return FeatureStore(path)
+
+
+def same(one: Collected, other: Collected) -> None:
+    """Two passes found the same, to the bit but for sums."""
+    for name in ("count", "max", "min", "histogram"):
+        np.testing.assert_array_equal(getattr(one.statistics, name), getattr(other.statistics, name))
+    np.testing.assert_allclose(one.statistics.total, other.statistics.total, rtol=1e-12)
+    np.testing.assert_allclose(one.statistics.squares, other.statistics.squares, rtol=1e-12)
+    np.testing.assert_array_equal(one.segments, other.segments)
+    assert one.statistics.num_tokens == other.statistics.num_tokens
+    assert one.kept.keys() == other.kept.keys()
+    for table, kept in one.kept.items():
+        for name in ("key", "segment", "peak", "levels"):
+            np.testing.assert_array_equal(getattr(kept, name), getattr(other.kept[table], name), err_msg=f"{table}.{name}")
+    for name in ("key", "segment", "peak"):
+        np.testing.assert_array_equal(getattr(one.tokens, name), getattr(other.tokens, name), err_msg=name)
+    for name in ("segments", "seen", "feature", "member", "peak"):
+        np.testing.assert_array_equal(getattr(one.pool, name), getattr(other.pool, name))

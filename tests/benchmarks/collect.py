@@ -119,12 +119,8 @@ def delphi(data: Synthetic, clock: Clock, peers: Path) -> None:
     number = 0
     with torch.no_grad():
         for codes in data.codes:
-            wide = (
-                codes.indices.view(-1, CONTEXT * 32, codes.indices.shape[1]),
-                codes.values.view(-1, CONTEXT * 32, codes.indices.shape[1]),
-            )
-            for indices, values in zip(*wide, strict=True):
-                part = Codes(indices=indices, values=values, d_sae=codes.d_sae).dense().view(32, CONTEXT, codes.d_sae)
+            for indices, values in zip(codes.indices.split(CONTEXT * 32), codes.values.split(CONTEXT * 32), strict=True):
+                part = Codes(indices=indices, values=values, d_sae=codes.d_sae).dense().view(-1, CONTEXT, codes.d_sae)
                 tokens = torch.zeros(part.shape[:2], dtype=torch.int64)
                 clock.timed("delphi", lambda part=part, tokens=tokens, number=number: add(part, tokens, number))
                 number += 1

@@ -127,7 +127,6 @@ REFUSED = {
     "no dictionary to import": ("import PLACE/none PLACE/good --source new", "There is no .*none.*--repo"),
     "no postings": ("firings PLACE/good --feature 1", "no postings.*--postings"),
     "firings of nothing": ("firings PLACE/good", "--feature and --document"),
-    "a part that is none": ("collect PLACE/uncollected --part 2 --parts 2", "no part 2 of 2"),
     "nothing known to import": ("import PLACE/good PLACE/good --source new", "in no known format.*Expected one of"),
     "import, unknown run": ("import PLACE/none PLACE/godd --source new", "Did you mean .*good"),
     "a hub that is not there": ("import layer_3 PLACE/good --source new --repo a/b", "hub did not give layer_3 of a/b.*copy it here"),
