@@ -16,7 +16,7 @@ from saelab.choices import Labels, Scores, Texts
 from saelab.console import ERR, OUT
 from saelab.errors import Invalid, SaelabError, unknown
 from saelab.exchange import Export, Import
-from saelab.features.collect import CollectConfig
+from saelab.findings import Collect, DocumentVectors, FindFirings
 from saelab.lab import Lab
 from saelab.labellers.rules import Rules
 from saelab.progress import shown
@@ -78,24 +78,6 @@ class Evaluate:
         stages.evaluate(run, self.config, self.source)
         file = run.find_source(self.source).path / "quality.json"
         _show_quality(read_saved(Quality, file))
-
-
-@value
-class Collect:
-    """Collects statistics and examples of every feature in one pass."""
-
-    run: Positional[Path]
-    """The run's folder."""
-    source: str | None = None
-    """The dictionary; not needed where the run has only one."""
-    hook: str | None = None
-    """Where the features of a pooled dictionary are looked at; none for its first hook."""
-    config: OmitArgPrefixes[CollectConfig] = CollectConfig()
-    """What is kept."""
-
-    def __call__(self) -> None:
-        """Does it."""
-        stages.collect(open_run(self.run), self.config, self.source, self.hook)
 
 
 @value
@@ -212,6 +194,8 @@ COMMANDS: dict[str, type[Command]] = {
     "import": Import,
     "evaluate": Evaluate,
     "collect": Collect,
+    "firings": FindFirings,
+    "vectors": DocumentVectors,
     "label": LabelFeatures,
     "score": ScoreLabels,
     "steer": Steer,

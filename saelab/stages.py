@@ -25,8 +25,7 @@ from saelab.corpus import Corpus, read_corpus
 from saelab.devices import usable
 from saelab.dictionary import DICTIONARIES, Dictionary, Trainable
 from saelab.errors import Conflict, Invalid
-from saelab.features.collect import CollectConfig, forget
-from saelab.features.collect import collect as collect_features
+from saelab.features.collect import CollectConfig, Collected, Part, Reader, collect_together, forget
 from saelab.features.geometry import LogitLens, logit_lens, neighbours
 from saelab.features.write import write_features
 from saelab.feeds import Feed, Reading, Reads, TrainStage, check_hooks
@@ -34,6 +33,7 @@ from saelab.lab import Lab, load_subject, run_subject, widths_of
 from saelab.labellers.base import LABELLERS, Labeller, label_features
 from saelab.policy import TokenKind, TokenPolicy
 from saelab.progress import note
+from saelab.readings import readings
 from saelab.registry import Registry
 from saelab.run import Run, Stages, differences, write_atomically
 from saelab.scorers.base import SCORERS, Scorer, score_features
@@ -212,19 +212,28 @@ def evaluate(run: Run, config: EvaluateConfig, source: str | None = None) -> Non
     lab.folder.finish("evaluate", config, {"fvu": quality.fvu.value, "l0": quality.l0.value, **_models(lab)}, began)
 
 
-def collect(run: Run, config: CollectConfig, source: str | None = None, hook: str | None = None) -> None:
-    """Statistics, examples and geometry of every feature, in `features.db`; of a pooled dictionary at one of its hooks, or else the first.
+def collect(
+    run: Run, config: CollectConfig, sources: str | Sequence[str] | None = None, *, hook: str | None = None, part: Part | None = None
+) -> None:
+    """Statistics, examples and geometry of every feature, in `features.db`; of several dictionaries in one pass.
 
-    Raises `NotFound` or `Invalid` for a hook that is none of them.
+    A pooled dictionary is looked at where `hook` says, or else at its first hook. A `part` collects its share of the activations alone,
+    for the pass that later puts all parts together. Raises `NotFound` or `Invalid` for a hook that is none of the dictionary's.
     """
-    lab = Lab(run, source, hook)
-    described = {**to_dict(config), "hook": lab.hook} if lab.origin.pooled else to_dict(config)
-    if lab.folder.done("collect", described):
+    names = [sources] if sources is None or isinstance(sources, str) else list(dict.fromkeys(sources)) or [None]
+    labs = [lab for lab in (Lab(run, name, hook) for name in names) if not lab.folder.done("collect", _collecting(lab, config))]
+    if not labs:
         return
-    began, folder = time.monotonic(), lab.folder.path
-    chunks = (replace(chunk, x=chunk.x[:, : lab.dictionary.d_in]) for chunk in lab.store.chunks())  # without a target behind it
-    collected = collect_features(lab.dictionary, chunks, lab.corpus, config, folder)
-    directions = lab.dictionary.directions
+    began = time.monotonic()
+    readers = [Reader(lab.dictionary, chunks, lab.folder.path) for lab, chunks in zip(labs, readings(labs), strict=True)]
+    found = collect_together(readers, labs[0].corpus, config, part)
+    if part is None:
+        for lab, collected in zip(labs, found, strict=True):
+            _write_features(lab, collected, began)
+
+
+def _write_features(lab: Lab, collected: Collected, began: float) -> None:
+    folder, directions = lab.folder.path, lab.dictionary.cpu().directions
     write_features(
         folder / "features.db",
         lab.subject.name,
@@ -236,7 +245,13 @@ def collect(run: Run, config: CollectConfig, source: str | None = None, hook: st
     )
     num_tokens = collected.statistics.num_tokens
     forget(folder)
-    lab.folder.finish("collect", described, {"num_tokens": num_tokens, "num_features": lab.dictionary.d_sae, **_models(lab)}, began)
+    facts = {"num_tokens": num_tokens, "num_features": lab.dictionary.d_sae, **_models(lab)}
+    lab.folder.finish("collect", _collecting(lab, collected.config), facts, began)
+
+
+def _collecting(lab: Lab, config: CollectConfig) -> dict[str, Any]:
+    """What the manifest of a pass says of its config: of a pooled dictionary also where it was looked at."""
+    return {**to_dict(config), "hook": lab.hook} if lab.origin.pooled else to_dict(config)
 
 
 def _models(lab: Lab) -> dict[str, str]:

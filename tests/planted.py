@@ -96,7 +96,17 @@ CORPUS = planted_corpus()
 DOCUMENT_IS_LAW = [bool(document % 5 == 0) for document in CORPUS.window_document]
 
 
-def chunks(windows=None, corpus: Corpus = CORPUS, size: int = 40) -> list[Chunk]:
+class Chunks(list):
+    """Chunks as a store gives them."""
+
+    def chunk_rows(self):
+        return tuple(len(chunk.x) for chunk in self)
+
+    def chunk(self, number):
+        return self[number]
+
+
+def chunks(windows=None, corpus: Corpus = CORPUS, size: int = 40) -> Chunks:
     """Activations of some windows, `size` windows a chunk."""
     numbers = list(range(len(corpus.window_length))) if windows is None else list(windows)
     made = []
@@ -110,10 +120,10 @@ def chunks(windows=None, corpus: Corpus = CORPUS, size: int = 40) -> list[Chunk]
             window += [number] * (len(tokens) - 1)
             position += range(1, len(tokens))
         made.append(Chunk(x=torch.tensor(np.concatenate(rows)).float(), window=torch.tensor(window), position=torch.tensor(position)))
-    return made
+    return Chunks(made)
 
 
-CONFIG = CollectConfig(top=8, explain=20, select=8, score=20, width=16, before=8, pool=600, batch=2000, checkpoint=5000)
+CONFIG = CollectConfig(top=8, explain=20, select=8, score=20, width=16, before=8, pool=600, batch=2000, checkpoint=0)
 
 
 def collected(config: CollectConfig = CONFIG) -> Collected:
@@ -131,3 +141,21 @@ def store(path, config: CollectConfig = CONFIG) -> FeatureStore:
     lens = LogitLens(top=tokens, top_values=values, bottom=tokens, bottom_values=-values, kurtosis=kurtosis, kurtosis_null=5.0)
     write_features(path, "toy", "planted", collected(config), STRINGS, near, lens)
     return FeatureStore(path)
+
+
+def same(one: Collected, other: Collected) -> None:
+    """Two passes found the same, to the bit but for sums."""
+    for name in ("count", "max", "min", "histogram"):
+        np.testing.assert_array_equal(getattr(one.statistics, name), getattr(other.statistics, name))
+    np.testing.assert_allclose(one.statistics.total, other.statistics.total, rtol=1e-12)
+    np.testing.assert_allclose(one.statistics.squares, other.statistics.squares, rtol=1e-12)
+    np.testing.assert_array_equal(one.segments, other.segments)
+    assert one.statistics.num_tokens == other.statistics.num_tokens
+    assert one.kept.keys() == other.kept.keys()
+    for table, kept in one.kept.items():
+        for name in ("key", "segment", "peak", "levels"):
+            np.testing.assert_array_equal(getattr(kept, name), getattr(other.kept[table], name), err_msg=f"{table}.{name}")
+    for name in ("key", "segment", "peak"):
+        np.testing.assert_array_equal(getattr(one.tokens, name), getattr(other.tokens, name), err_msg=name)
+    for name in ("segments", "seen", "feature", "member", "peak"):
+        np.testing.assert_array_equal(getattr(one.pool, name), getattr(other.pool, name))

@@ -4,10 +4,15 @@ Sums are kept in float64. The histogram is logarithmic (four bins an octave), so
 """
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
+from saelab.features.entries import Entries, reduced
 from saelab.records import Estimate, Histogram
 
 BINS_PER_OCTAVE = 4
@@ -17,48 +22,24 @@ DENSE = 0.1
 """A feature that fires on a larger share of the tokens is tagged `dense`."""
 
 
+@dataclass(frozen=True)
 class Statistics:
-    """Counts, moments, extremes and histogram of each feature's activations where it fires.
+    """Counts, moments, extremes and histogram of each feature's activations where it fires."""
 
-    Arguments:
-    - `d_sae`: number of features.
-    """
-
-    def __init__(self, d_sae: int) -> None:
-        self.num_tokens = 0
-        self.count: Int[np.ndarray, " d_sae"] = np.zeros(d_sae, np.int64)
-        self.total: Float[np.ndarray, " d_sae"] = np.zeros(d_sae, np.float64)
-        self.squares: Float[np.ndarray, " d_sae"] = np.zeros(d_sae, np.float64)
-        self.max: Float[np.ndarray, " d_sae"] = np.zeros(d_sae, np.float32)
-        self.min: Float[np.ndarray, " d_sae"] = np.zeros(d_sae, np.float32)
-        self.histogram: Int[np.ndarray, "d_sae bins"] = np.zeros((d_sae, NUM_BINS), np.int32)
-
-    def add(self, feature: Int[np.ndarray, " active"], value: Float[np.ndarray, " active"], num_tokens: int) -> None:
-        """Counts the active codes of `num_tokens` further tokens in. `feature` must be sorted; no value may be 0."""
-        self.num_tokens += num_tokens
-        if not len(feature):
-            return
-        starts = np.flatnonzero(np.diff(feature, prepend=-1))
-        rows = feature[starts]
-        exact = value.astype(np.float64)
-        sizes = np.diff(starts, append=len(feature))
-        self.count[rows] += sizes
-        self.total[rows] += np.add.reduceat(exact, starts)
-        self.squares[rows] += np.add.reduceat(exact * exact, starts)
-        self.max[rows] = np.maximum(self.max[rows], np.maximum.reduceat(value, starts))
-        self.min[rows] = np.minimum(self.min[rows], np.minimum.reduceat(value, starts))
-        cells = np.repeat(np.arange(len(rows)) * NUM_BINS, sizes) + bin_of(value)
-        self.histogram[rows] += np.bincount(cells, minlength=len(rows) * NUM_BINS).reshape(-1, NUM_BINS).astype(np.int32)
-
-    def merge(self, other: "Statistics") -> None:
-        """Counts in what another pass saw on other tokens."""
-        self.num_tokens += other.num_tokens
-        self.count += other.count
-        self.total += other.total
-        self.squares += other.squares
-        self.max = np.maximum(self.max, other.max)
-        self.min = np.minimum(self.min, other.min)
-        self.histogram += other.histogram
+    num_tokens: int
+    """Tokens that were looked at."""
+    count: Int[np.ndarray, " d_sae"]
+    """Tokens on which each feature fires."""
+    total: Float[np.ndarray, " d_sae"]
+    """Sum of its activations."""
+    squares: Float[np.ndarray, " d_sae"]
+    """Sum of their squares."""
+    max: Float[np.ndarray, " d_sae"]
+    """The largest one; 0 where none is positive."""
+    min: Float[np.ndarray, " d_sae"]
+    """The smallest one; 0 where none is negative."""
+    histogram: Int[np.ndarray, "d_sae bins"]
+    """How many magnitudes lie in each bin."""
 
     @property
     def density(self) -> Float[np.ndarray, " d_sae"]:
@@ -71,10 +52,64 @@ class Statistics:
         return self.total / np.maximum(1, self.count)
 
 
-def bin_of(value: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+class Tally:
+    """The statistics while they are being counted, on the device where the codes are.
+
+    Arguments:
+    - `d_sae`: number of features.
+    - `device`: where the numbers lie.
+    """
+
+    def __init__(self, d_sae: int, device: torch.device | str = "cpu") -> None:
+        self.num_tokens = 0
+        self.count: Int[Tensor, " d_sae"] = torch.zeros(d_sae, dtype=torch.int64, device=device)
+        self.total: Float[Tensor, " d_sae"] = torch.zeros(d_sae, dtype=torch.float64, device=device)
+        self.squares: Float[Tensor, " d_sae"] = torch.zeros(d_sae, dtype=torch.float64, device=device)
+        self.max: Float[Tensor, " d_sae"] = torch.zeros(d_sae, device=device)
+        self.min: Float[Tensor, " d_sae"] = torch.zeros(d_sae, device=device)
+        self.histogram: Int[Tensor, "d_sae bins"] = torch.zeros(d_sae, NUM_BINS, dtype=torch.int32, device=device)
+
+    def add(self, entries: Entries, num_tokens: int) -> None:
+        """Counts the active codes of `num_tokens` further tokens in."""
+        self.num_tokens += num_tokens
+        if not len(entries):
+            return
+        bounds = torch.searchsorted(entries.feature, torch.arange(len(self.count) + 1, device=self.count.device, dtype=torch.int32))
+        exact = entries.value.double()
+        self.count += bounds.diff()
+        self.total += reduced(exact, "sum", bounds)
+        self.squares += reduced(exact.square_(), "sum", bounds)
+        self.max = torch.maximum(self.max, reduced(entries.value, "max", bounds))
+        self.min = torch.minimum(self.min, reduced(entries.value, "min", bounds))
+        cells = entries.feature.long() * NUM_BINS + bins(entries.value)
+        self.histogram.view(-1).index_add_(0, cells, torch.ones_like(cells, dtype=torch.int32))
+
+    def merge(self, other: "Tally") -> None:
+        """Counts in what another pass saw on other tokens."""
+        self.num_tokens += other.num_tokens
+        for name in ("count", "total", "squares", "histogram"):
+            getattr(self, name).add_(getattr(other, name).to(self.count.device))
+        self.max = torch.maximum(self.max, other.max.to(self.max.device))
+        self.min = torch.minimum(self.min, other.min.to(self.min.device))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The numbers by name, for a file."""
+        return {name: getattr(self, name) for name in ("count", "total", "squares", "max", "min", "histogram")}
+
+    def load(self, tensors: Mapping[str, Tensor], num_tokens: int) -> None:
+        """Takes up what `tensors` gave."""
+        self.num_tokens = num_tokens
+        for name in self.tensors():
+            setattr(self, name, tensors[name].to(self.count.device))
+
+    def statistics(self) -> Statistics:
+        """What was counted so far."""
+        return Statistics(num_tokens=self.num_tokens, **{name: tensor.cpu().numpy().copy() for name, tensor in self.tensors().items()})
+
+
+def bins(value: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
     """The histogram bin of each activation's magnitude; the first and the last bin take what lies beyond."""
-    place = np.floor((np.log2(np.abs(value)) - LOWEST_OCTAVE) * BINS_PER_OCTAVE)
-    return np.clip(place, 0, NUM_BINS - 1).astype(np.int64)
+    return value.abs().log2_().sub_(LOWEST_OCTAVE).mul_(BINS_PER_OCTAVE).floor_().clamp_(0, NUM_BINS - 1).long()
 
 
 def histogram(counts: Int[np.ndarray, " bins"]) -> Histogram:

@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from saelab.features.duplicates import leaked
-from saelab.features.examples import SPLITS, KeptSegments, Pool
+from saelab.features.examples import SPLITS, KeptSegments
 from saelab.features.negatives import NegativeFinder, Negatives
+from saelab.features.pool import Pool
 from saelab.features.store import FeatureStore
 from saelab.features.vocabulary import Texts, Vocabulary
 
@@ -114,9 +115,8 @@ class Views:
         self._kurtosis_null = float(store.facts["kurtosis_null"] or np.inf)
         self._segments = store.segments()
         self._clean = ~leaked(self._segments.tokens, self._segments.split, before=store.before)
-        pool = Pool(store.array("pool.segments", np.int64))
-        pool.seen = store.array("pool.seen", np.bool_)
-        pool.feature, pool.member = store.array("pool.feature", np.int32), store.array("pool.member", np.int32)
+        kinds = {"segments": np.int64, "seen": np.bool_, "feature": np.int32, "member": np.int32}
+        pool = Pool(**{name: store.array(f"pool.{name}", kind) for name, kind in kinds.items()})
         self._rows_of_pool = np.searchsorted(self._segments.segment, pool.segments)
         self._rows_of_pool[~pool.seen] = 0
         usable = pool.seen & self._clean[self._rows_of_pool]

@@ -39,6 +39,8 @@ DESCRIBED = {
     "sweep": (TrainConfig,),
     "evaluate": (EvaluateConfig,),
     "collect": (CollectConfig,),
+    "firings": (),
+    "vectors": (),
     "label": (),
     "score": (),
     "steer": (),

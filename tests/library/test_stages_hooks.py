@@ -185,9 +185,9 @@ def test_a_crosscoder_cannot_add_and_read_at_once(run):
 def test_a_pooled_dictionary_is_collected_and_steered_at_the_hook_that_is_named(run, tmp_path):
     copy, config = copied(run, tmp_path / "run"), small().collect
     with pytest.raises(Conflict, match=f"hook: '{POST}', now '{FIRST}'"):
-        stages.collect(copy, config, "pooled", FIRST)
+        stages.collect(copy, config, "pooled", hook=FIRST)
     (copy.source("pooled").path / "collect.json").unlink()
-    stages.collect(copy, config, "pooled", FIRST)
+    stages.collect(copy, config, "pooled", hook=FIRST)
     stages.collect(copy, config, "pooled")  # done, at that hook
     lab, other = Lab(copy, "pooled"), Lab(copy, "pooled", POST)
     assert (lab.hook, lab.origin.beside, lab.store.hook) == (FIRST, (POST,), FIRST)
