@@ -166,12 +166,12 @@ class TokenValue:
 
 @value
 class Neighbour:
-    """Another feature of the same dictionary whose decoder direction is close."""
+    """Another feature of the same dictionary that is close: by its decoder direction, its encoder direction, or by when it fires."""
 
     index: int
     """The other feature."""
-    cosine: float
-    """Cosine of the two decoder directions."""
+    similarity: float
+    """Cosine of the two directions; for features that fire together, segments in which both fire over segments in which either does."""
     label: str | None = None
     """The other feature's label."""
 
@@ -240,6 +240,16 @@ class Feature:
     """Index of the feature before this one."""
     next: int | None
     """Index of the feature after this one."""
+
+
+@value
+class FeatureMap:
+    """Where the features of a dictionary lie on a plane: those with close decoder directions lie close."""
+
+    x: tuple[float, ...]
+    """Place of each feature from left to right; empty where no map was made."""
+    y: tuple[float, ...]
+    """Place of each feature from bottom to top."""
 
 
 @value

@@ -25,10 +25,11 @@ from saelab.corpus import Corpus, read_corpus
 from saelab.devices import usable
 from saelab.dictionary import DICTIONARIES, Trainable
 from saelab.errors import Conflict, Invalid
-from saelab.features.collect import CollectConfig, forget
+from saelab.features.collect import CollectConfig, Collected, forget
 from saelab.features.collect import collect as collect_features
-from saelab.features.geometry import LogitLens, logit_lens, neighbours
-from saelab.features.write import write_features
+from saelab.features.geometry import LogitLens, encoder_rows, firing_neighbours, logit_lens, neighbours
+from saelab.features.layout import lay_out
+from saelab.features.write import Geometry, write_features
 from saelab.feeds import Feed, Reads, TrainStage, check_hooks
 from saelab.lab import Lab, load_subject, run_subject, widths_of
 from saelab.labellers.base import LABELLERS, Labeller, label_features
@@ -218,19 +219,20 @@ def collect(run: Run, config: CollectConfig, source: str | None = None) -> None:
     began, folder = time.monotonic(), lab.folder.path
     chunks = (replace(chunk, x=chunk.x[:, : lab.dictionary.d_in]) for chunk in lab.store.chunks())  # without a target behind it
     collected = collect_features(lab.dictionary, chunks, lab.corpus, config, folder)
-    directions = lab.dictionary.directions
-    write_features(
-        folder / "features.db",
-        lab.subject.name,
-        lab.source,
-        collected,
-        lab.subject.vocabulary,
-        neighbours(directions),
-        _lens(lab, directions[:, -lab.dictionary.widths[-1] :]),  # of several hooks the last, nearest to the logits
-    )
+    write_features(folder / "features.db", lab.subject.name, lab.source, collected, lab.subject.vocabulary, _geometry(lab, collected))
     num_tokens = collected.statistics.num_tokens
     forget(folder)
     lab.folder.finish("collect", config, {"num_tokens": num_tokens, "num_features": lab.dictionary.d_sae, **_models(lab)}, began)
+
+
+def _geometry(lab: Lab, collected: Collected) -> Geometry:
+    """How the features lie to each other: by their directions, by the segments of the pool in which they fire, on a map."""
+    directions, encoder, pool = lab.dictionary.directions, encoder_rows(lab.dictionary), collected.pool
+    found = {"decoder": neighbours(directions), "firing": firing_neighbours(pool.feature, pool.member, collected.d_sae)}
+    if encoder is not None:
+        found["encoder"] = neighbours(encoder)
+    lens = _lens(lab, directions[:, -lab.dictionary.widths[-1] :])  # of several hooks the last, nearest to the logits
+    return Geometry(found, lens, lay_out(directions, found["decoder"]))
 
 
 def _models(lab: Lab) -> dict[str, str]:

@@ -102,8 +102,8 @@ class FakeFeatures:
             next=None,
         )
 
-    def neighbours(self, index: int) -> tuple[Neighbour, ...]:
-        return (Neighbour(index=(index + 1) % D_SAE, cosine=0.5),)
+    def neighbours(self, index: int, by: str = "decoder") -> tuple[Neighbour, ...]:
+        return (Neighbour(index=(index + 1) % D_SAE, similarity=0.5),)
 
     def search(self, words: str, limit: int) -> list[FeatureRow]:
         return [row(i) for i in range(D_SAE) if words in f"words {i}"][:limit]

@@ -125,7 +125,7 @@ def test_a_wrong_filter_is_refused_by_name(client, query, words):
 def test_a_feature_and_its_neighbours_are_given(client):
     feature = ok(client.get(f"{BASE}/features/7"))
     assert feature["id"] == {"model": MODEL, "source": SOURCE, "index": 7}
-    assert ok(client.get(f"{BASE}/features/7/neighbours")) == feature["neighbours"] == [{"index": 0, "cosine": 0.5, "label": None}]
+    assert ok(client.get(f"{BASE}/features/7/neighbours")) == feature["neighbours"] == [{"index": 0, "similarity": 0.5, "label": None}]
 
 
 @pytest.mark.parametrize("index", ["8", "-1", "1" * 30])
