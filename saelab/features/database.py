@@ -137,8 +137,9 @@ class Database:
             raise self._cannot_write(error) from None
 
 
-def migrate(connection: Connection, version: int) -> None:
-    """Runs the revisions that lead from a version of the schema to the newest one; a revision has the number of the schema it leads to."""
+def migrate(connection: Connection, version: int, to: str = "head") -> None:
+    """Runs the revisions that lead from a version of the schema to another, or to the newest; a revision has the number of the schema it
+    leads to."""
     from alembic import command  # here, as few stores are old
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
@@ -147,8 +148,9 @@ def migrate(connection: Connection, version: int) -> None:
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(_MIGRATIONS))
     config.set_main_option("path_separator", "os")
-    MigrationContext.configure(connection).stamp(ScriptDirectory.from_config(config), str(version))
-    command.upgrade(config, "head")
+    if version:
+        MigrationContext.configure(connection).stamp(ScriptDirectory.from_config(config), str(version))
+    command.upgrade(config, to)
 
 
 def put_fact(connection: Connection, key: str, value: object) -> None:

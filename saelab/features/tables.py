@@ -151,9 +151,9 @@ scores = Table(
     Column("feature", Integer, primary_key=True),
     Column("labeller", Text, primary_key=True),
     Column("scorer", Text, primary_key=True),
+    Column("scores", Text, nullable=False),
     Column("value", Double),
     Column("lift", Double),
-    Column("scores", Text, nullable=False),
 )
 """Scores of a label by one scorer, headline first, as JSON; value and lift of the headline beside it."""
 for _name in ("value", "lift"):

@@ -41,8 +41,9 @@ COMMON = 0.5
 
 _SPECIAL = re.compile(r"\s*(<[^<>\s]+>|\[[A-Z_]+\])\s*")
 _MARKS = re.compile(
-    r"\b(?:def|class|function|import|return|const|let|var|public|static|void|elif|printf?|struct|self)\b(?=[ \t(.{])"
-    r"|[;{}]\s*\n|\(\)|=>|->|==|!=|&&|\|\||::|\+=|</\w|/>|#include|\w\(\w|\w\.\w+\(|^\s*(?://|/\*)",
+    r"\bdef \w+\(|\bfrom [\w.]+ import\b|\bimport \w+ as\b|\b(?:const|let|var|int|char|double) \w+ =|\breturn\b[^.\n]*;|\bself\.|\belif\b"
+    r"|\bfunction \w*\(|\b(?:public|private) (?:static|void|class)\b|\bprintf?\(|\bfor \(|\bif \(|[;{}]\s*\n|\(\)|=>|->|==|!=|&&|\|\||::"
+    r"|\+=|\+\+|</\w|/>|#include|\w\[\w+\]|\w\.\w+\(|^\s*(?://|/\*)",
     re.MULTILINE,
 )
 _FUNCTION_WORDS = {

@@ -14,6 +14,7 @@ from saelab.records import (
     Feature,
     FeatureActivation,
     FeatureId,
+    FeatureMap,
     FeaturePage,
     FeatureRow,
     Histogram,
@@ -104,6 +105,9 @@ class FakeFeatures:
 
     def neighbours(self, index: int, by: str = "decoder") -> tuple[Neighbour, ...]:
         return (Neighbour(index=(index + 1) % D_SAE, similarity=0.5),)
+
+    def map(self) -> FeatureMap:
+        return FeatureMap(x=(0.5,) * D_SAE, y=(1.0,) * D_SAE)
 
     def search(self, words: str, limit: int) -> list[FeatureRow]:
         return [row(i) for i in range(D_SAE) if words in f"words {i}"][:limit]
