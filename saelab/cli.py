@@ -24,6 +24,7 @@ from saelab.feeds import Reads, TrainStage, check_hooks
 from saelab.grid import Sweep
 from saelab.lab import Lab
 from saelab.labellers.rules import Rules
+from saelab.meaning import EmbedLabels
 from saelab.progress import shown
 from saelab.records import Estimate, Intervention, Quality, SteerRequest, Unit
 from saelab.run import Run, open_run, read_saved
@@ -164,12 +165,14 @@ class Collect:
     """The run's folder."""
     source: str | None = None
     """The dictionary; not needed where the run has only one."""
+    store: str | None = None
+    """A PostgreSQL database for the features, such as postgresql://user@host/database; none for a file in the run."""
     config: OmitArgPrefixes[CollectConfig] = CollectConfig()
     """What is kept."""
 
     def __call__(self) -> None:
         """Does it."""
-        stages.collect(open_run(self.run), self.config, self.source)
+        stages.collect(open_run(self.run), self.config, self.source, self.store)
 
 
 @value
@@ -285,6 +288,7 @@ COMMANDS: dict[str, type[Command]] = {
     "collect": Collect,
     "label": LabelFeatures,
     "score": ScoreLabels,
+    "embed": EmbedLabels,
     "steer": Steer,
     "export": Export,
     "make": Make,

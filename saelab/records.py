@@ -353,12 +353,14 @@ class RunSummary:
 
 @value
 class SearchHit:
-    """A feature found by the words of its label or its tokens."""
+    """A feature found by the words of its label or its tokens, or by the meaning of its label."""
 
     id: FeatureId
     """Which feature."""
     row: FeatureRow
     """What the table shows of it."""
+    similarity: float | None = None
+    """Cosine of the label's meaning and that of the words asked for; none in a search by words."""
 
 
 @value

@@ -27,6 +27,7 @@ from saelab.dictionary import DICTIONARIES, Trainable
 from saelab.errors import Conflict, Invalid
 from saelab.features.collect import CollectConfig, Collected, forget
 from saelab.features.collect import collect as collect_features
+from saelab.features.database import put_store_place
 from saelab.features.geometry import LogitLens, encoder_rows, firing_neighbours, logit_lens, neighbours
 from saelab.features.layout import lay_out
 from saelab.features.write import Geometry, write_features
@@ -211,15 +212,16 @@ def evaluate(run: Run, config: EvaluateConfig, source: str | None = None) -> Non
     lab.folder.finish("evaluate", config, {"fvu": quality.fvu.value, "l0": quality.l0.value, **_models(lab)}, began)
 
 
-def collect(run: Run, config: CollectConfig, source: str | None = None) -> None:
-    """Statistics, examples and geometry of every feature, in `features.db`."""
+def collect(run: Run, config: CollectConfig, source: str | None = None, store: str | None = None) -> None:
+    """Statistics, examples and geometry of every feature, in `features.db` or in the PostgreSQL database of the URL `store`."""
     lab = Lab(run, source)
     if lab.folder.done("collect", config):
         return
     began, folder = time.monotonic(), lab.folder.path
     chunks = (replace(chunk, x=chunk.x[:, : lab.dictionary.d_in]) for chunk in lab.store.chunks())  # without a target behind it
     collected = collect_features(lab.dictionary, chunks, lab.corpus, config, folder)
-    write_features(folder / "features.db", lab.subject.name, lab.source, collected, lab.subject.vocabulary, _geometry(lab, collected))
+    where = put_store_place(folder, store, f"{run.name}/{lab.source}")
+    write_features(where, lab.subject.name, lab.source, collected, lab.subject.vocabulary, _geometry(lab, collected))
     num_tokens = collected.statistics.num_tokens
     forget(folder)
     lab.folder.finish("collect", config, {"num_tokens": num_tokens, "num_features": lab.dictionary.d_sae, **_models(lab)}, began)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from sqlite3 import SQLITE_ERROR
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, make_url, select, text, update
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError, ProgrammingError
@@ -13,7 +14,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from saelab.errors import Corrupt, Invalid, NotFound, SaelabError
 from saelab.features import tables
-from saelab.run import cannot_write
+from saelab.run import cannot_write, write_atomically
 
 _KINDS = "Give a path, a URL that begins with sqlite:///, or one such as postgresql://user@host/database?schema=name."
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -28,6 +29,31 @@ def is_server(where: Path | str) -> bool:
     if not name.startswith(("postgresql://", "postgresql+psycopg://")):
         raise Invalid(f"A feature store cannot be opened from {name}. {_KINDS}")
     return True
+
+
+def store_place(folder: Path) -> Path | str:
+    """Where the feature store of a dictionary is: `features.db` in its folder, or the URL that `features.url` there names."""
+    named = folder / "features.url"
+    return named.read_text("utf-8").strip() if named.is_file() else folder / "features.db"
+
+
+def put_store_place(folder: Path, url: str | None, schema: str) -> Path | str:
+    """Settles where the feature store of a dictionary shall be, and says so to `store_place`: in its folder, or under a URL.
+
+    Arguments:
+    - `folder`: the dictionary's.
+    - `url`: of a PostgreSQL database; none for the folder.
+    - `schema`: schema in the database, where the URL names none.
+    """
+    if url is None:
+        (folder / "features.url").unlink(missing_ok=True)
+        return folder / "features.db"
+    if not is_server(url):
+        raise Invalid(f"{url} is no PostgreSQL database. Give postgresql://user@host/database, or nothing for a file in the run's folder.")
+    named = url if "schema=" in url else f"{url}{'&' if '?' in url else '?'}schema={quote(schema)}"
+    server_engine(named)[0].dispose()  # refuses what cannot be before anything is written
+    write_atomically(folder / "features.url", named + "\n")
+    return named
 
 
 def file_of(where: Path | str) -> Path:

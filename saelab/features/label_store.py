@@ -106,6 +106,11 @@ class LabelStore(Database):
         with self.engine.connect() as connection:
             return list(connection.scalars(have.order_by(tables.labels.c.feature)))
 
+    def labelled(self) -> list[int]:
+        """Features that have a label by anybody, in order."""
+        with self.engine.connect() as connection:
+            return list(connection.scalars(select(tables.labels.c.feature).distinct().order_by(tables.labels.c.feature)))
+
     def num_labelled(self) -> int:
         """Features whose shown label states a rule."""
         with self.engine.connect() as connection:

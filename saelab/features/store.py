@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from sqlalchemy import and_, select
 
 from saelab.errors import unknown
@@ -64,6 +64,15 @@ class FeatureStore(LabelStore):
             query = word_query(connection, words)
             found = ranked(connection, query, limit) if query and limit > 0 else []
         return list(self.rows(found))
+
+    def search_meaning(self, vector: Float[np.ndarray, " d"], limit: int = 20) -> list[tuple[FeatureRow, float]]:
+        """Features whose labels are closest in meaning to a text's vector, with the cosine, closest first.
+
+        Raises `NotFound` where no label was embedded.
+        """
+        found = self.nearest(vector, limit)
+        rows = self.rows(index for index, _ in found)
+        return [(row, cosine) for row, (_, cosine) in zip(rows, found, strict=True)]
 
     def rows(self, indices: Iterable[int]) -> tuple[FeatureRow, ...]:
         """The table rows of some features, in the order asked for. Raises `NotFound` for one that is not there."""

@@ -1,7 +1,6 @@
 """One page of the feature table: filters, sorting and paging by key, so that a late page costs no more than the first."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, exists, func, literal_column, select, tuple_
@@ -14,8 +13,8 @@ from saelab.values import value
 
 MAX_LIMIT = 500
 _NONE = 1e300  # beyond any score
-_FEW = 8192
-"""Up to so many features it is faster to look up the score of each than to walk down the scores."""
+_FEW = 4096
+"""Up to so many features it is faster to look each up than to go through what is sorted or found."""
 
 
 @value
@@ -53,13 +52,12 @@ def page_of(connection: Connection, filters: Filters, sort: str, descending: boo
     if not 1 <= limit <= MAX_LIMIT:
         raise Invalid(f"limit must be from 1 to {MAX_LIMIT}, not {limit}.")
     place = _place(cursor)
-    query = word_query(connection, filters.words)
-    total = _total(connection, filters, query)
-    conditions = _conditions(connection, filters, query)
+    conditions, total = _conditions(connection, filters)
     if sort == "index":
         found = _by_index(connection, conditions, descending, place, limit + 1)
     else:
-        found = _ranked(connection, conditions, sort, descending, place, limit + 1)
+        valued, bare = _numbered(connection, conditions, sort, few=total <= _FEW)
+        found = _ranked(connection, valued, bare, descending, place, limit + 1)
     shown = found[:limit]
     following = json.dumps(shown[-1]) if len(found) > limit else None
     return FeaturePage(items=rows_of(connection, [index for _, index in shown]), total=total, next_cursor=following)
@@ -90,27 +88,31 @@ def row_of(row: RowMapping) -> FeatureRow:
     )
 
 
-def _total(connection: Connection, filters: Filters, query: str | None) -> int:
-    """How many features pass the filters. Of words alone, only the index of words knows; with more, it leads to the features."""
+def _conditions(connection: Connection, filters: Filters) -> tuple[list[ColumnElement[bool]], int]:
+    """What features must fulfil to pass the filters, and how many do.
+
+    The index of words knows by itself how many features have them. Where these are few, they lead to the features; where they are many,
+    the features are gone through in the order of the page and looked up among them.
+    """
+    found, index = _numbers(filters), tables.features.c.index
+    query = word_query(connection, filters.words)
     if query is None:
-        counted = select(func.count()).select_from(tables.features).where(*_conditions(connection, filters, None))
+        if filters.words.strip():
+            found.append(tables.features.c.top_tokens.contains(filters.words.strip(), autoescape=True))
     else:
-        words = matching(connection, query).columns(literal_column("feature")).subquery()
-        counted = select(func.count()).select_from(words)
-        if replace(filters, words="") != Filters():
-            others = _conditions(connection, replace(filters, words=""), None)
-            counted = counted.join(tables.features, tables.features.c.index == words.c.feature).where(*others)
-    return int(connection.scalar(counted) or 0)
+        words = matching(connection, query).columns(literal_column("feature"))
+        num = int(connection.scalar(select(func.count()).select_from(words.subquery())) or 0)
+        among = (index if num <= _FEW else index + 0).in_(words)  # the sum cannot be looked up, so the database goes through the features
+        if not found:
+            return [among], num
+        found.append(among)
+    return found, int(connection.scalar(select(func.count()).select_from(tables.features).where(*found)) or 0)
 
 
-def _conditions(connection: Connection, filters: Filters, query: str | None) -> list[ColumnElement[bool]]:
+def _numbers(filters: Filters) -> list[ColumnElement[bool]]:
+    """What the filters ask of a feature's own columns."""
     column = tables.features.c
-    found: list[ColumnElement[bool]] = []
-    if query is not None:
-        found.append(column.index.in_(matching(connection, query).columns(literal_column("feature"))))
-    elif filters.words.strip():
-        found.append(column.top_tokens.contains(filters.words.strip(), autoescape=True))
-    found += [column.tags.contains(json.dumps(tag), autoescape=True) for tag in filters.tags]
+    found = [column.tags.contains(json.dumps(tag), autoescape=True) for tag in filters.tags]
     found += [~column.tags.contains(json.dumps(tag), autoescape=True) for tag in filters.without_tags]
     if filters.dead is not None:
         found.append(column.dead.is_(filters.dead))
@@ -141,16 +143,10 @@ def _by_index(
 
 
 def _ranked(
-    connection: Connection,
-    conditions: list[ColumnElement[bool]],
-    sort: str,
-    descending: bool,
-    place: tuple[float | None, int] | None,
-    limit: int,
+    connection: Connection, valued: Select[Any], bare: Select[Any], descending: bool, place: tuple[float | None, int] | None, limit: int
 ) -> list[tuple[float | None, int]]:
     """Up to `limit` numbers and features after a place: first those with the number sorted by, then those without."""
     rows: list[tuple[float | None, int]] = []
-    valued, bare = _numbered(connection, conditions, sort)
     if place is None or place[0] is not None:
         number, index = valued.selected_columns
         chosen = valued.where(number.is_not(None))
@@ -167,7 +163,7 @@ def _ranked(
     return rows
 
 
-def _numbered(connection: Connection, conditions: list[ColumnElement[bool]], sort: str) -> tuple[Select[Any], Select[Any]]:
+def _numbered(connection: Connection, conditions: list[ColumnElement[bool]], sort: str, few: bool) -> tuple[Select[Any], Select[Any]]:
     """The numbers to sort by with their features: how to find those that have one, and those that have none.
 
     A column of `features` has an index to walk down. Scores of one scorer have one too, with a look at the feature of each; where few
@@ -178,14 +174,15 @@ def _numbered(connection: Connection, conditions: list[ColumnElement[bool]], sor
         plain = select(tables.SORTS[sort], features.index).where(*conditions)
         return plain, plain
     scorer, _, lift = sort.partition(".")
-    known = list(connection.scalars(select(scores.scorer).distinct()))
-    if scorer not in known or lift not in ("", "lift"):
+    if lift not in ("", "lift") or connection.scalar(select(scores.feature).where(scores.scorer == scorer).limit(1)) is None:
+        known = list(connection.scalars(select(scores.scorer).distinct()))
         raise unknown("sort", sort, ["index", *tables.SORTS, *known, *(f"{name}.lift" for name in known)])
     number = scores.lift if lift else scores.value
     of_feature = (scores.scorer == scorer, scores.feature == features.index, scores.labeller == features.labeller)
     looked_up = select(number).where(*of_feature).correlate(tables.features).scalar_subquery()
-    each = select(looked_up, features.index).where(*conditions)
-    if connection.scalar(select(func.count()).select_from(select(features.index).where(*conditions).limit(_FEW).subquery())) < _FEW:
+    numbers = select(looked_up.label("number"), features.index).where(*conditions).cte("numbers").prefix_with("MATERIALIZED")
+    each = select(numbers.c.number, numbers.c.index)
+    if few:
         return each, each
     passing = exists().where(*of_feature[1:], *conditions).correlate(tables.scores)
     return select(number, scores.feature).where(scores.scorer == scorer, passing), each

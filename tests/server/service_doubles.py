@@ -70,6 +70,7 @@ class FakeFeatures:
 
     def __init__(self) -> None:
         self.asked: dict[str, object] = {}
+        self.embedded = True
 
     def page(self, filters, *, cursor, limit, **others) -> FeaturePage:
         self.asked = {**vars(filters), **others, "cursor": cursor, "limit": limit}
@@ -105,6 +106,12 @@ class FakeFeatures:
 
     def neighbours(self, index: int, by: str = "decoder") -> tuple[Neighbour, ...]:
         return (Neighbour(index=(index + 1) % D_SAE, similarity=0.5),)
+
+    def search_meaning(self, vector, limit: int) -> list[tuple[FeatureRow, float]]:
+        assert vector.shape == (1,)
+        if not self.embedded:
+            raise NotFound("No label was embedded yet. Run: saelab embed on its run.")
+        return [(row(i), (9 - i) / 10) for i in range(limit)]
 
     def map(self) -> FeatureMap:
         return FeatureMap(x=(0.5,) * D_SAE, y=(1.0,) * D_SAE)
