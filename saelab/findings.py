@@ -52,7 +52,9 @@ def import_features(run: Run, path: Path, source: str, hook: str | None = None) 
     module = delphi.module_of(path, hook) if kind == "delphi" else ""
     if folder.manifest("collect") is None:
         if folder.manifest("train") is not None:
-            raise Conflict(f"{folder.path} was trained but its features were not collected. Run `saelab collect` first, then import the labels.")
+            raise Conflict(
+                f"{folder.path} was trained but its features were not collected. Run `saelab collect` first, then import the labels."
+            )
         _make_neuronpedia(folder, path) if kind == "neuronpedia" else _make_delphi(run, folder, path, module)
     began = time.monotonic()
     store = FeatureStore(store_place(folder.path))
@@ -107,7 +109,9 @@ def _make_neuronpedia(folder: Stages, path: Path) -> None:
     length = max(len(sequence) for sequence in firings.sequences)
     collected = gather(firings, d_sae, CollectConfig(width=length, before=0), "neuronpedia")
     _state(collected, features, about.num_tokens)
-    write_features(folder.path / "features.db", about.model, folder.path.name, collected, tuple(strings), _geometry(features, strings, d_sae))
+    write_features(
+        folder.path / "features.db", about.model, folder.path.name, collected, tuple(strings), _geometry(features, strings, d_sae)
+    )
     _finish(folder, about.model, about.hook or "", d_sae, collected.statistics.num_tokens, path, began)
 
 
@@ -130,9 +134,7 @@ def _firings(activations: Iterator[dict[str, Any]], features: list[dict[str, Any
         raise Invalid("There are no activations beside the features. Give the whole folder, with activations/batch-0.jsonl.gz.")
     where, first = np.unique(np.concatenate(places, 1), axis=1, return_index=True)  # a window may be shown in two bands
     sequences = tuple(np.array([strings[token] for token in tokens], np.int32) for tokens in texts)
-    firings = Firings(
-        sequences=sequences, sequence=where[0], position=where[1], feature=where[2], value=np.concatenate(values)[first]
-    )
+    firings = Firings(sequences=sequences, sequence=where[0], position=where[1], feature=where[2], value=np.concatenate(values)[first])
     return firings, strings
 
 

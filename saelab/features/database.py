@@ -1,4 +1,4 @@
-"""The database under a feature store: a SQLite file, or a schema of a PostgreSQL database; opened, checked, and upgraded where it is older."""
+"""The database under a feature store: a SQLite file or a schema of a PostgreSQL database; opened, checked, upgraded where it is older."""
 
 import json
 from collections.abc import Generator
@@ -164,8 +164,7 @@ class Database:
 
 
 def migrate(connection: Connection, version: int, to: str = "head") -> None:
-    """Runs the revisions that lead from a version of the schema to another, or to the newest; a revision has the number of the schema it
-    leads to."""
+    """Runs the revisions from a version of the schema to another, or to the newest. A revision has the number of the schema it leads to."""
     from alembic import command  # here, as few stores are old
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext

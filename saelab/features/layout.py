@@ -1,9 +1,9 @@
 """A map of features: places on a plane, so that features with close decoder directions lie close.
 
 The graph of decoder neighbours is drawn as LargeVis and UMAP do (Tang et al. 2016, arXiv:1602.00370; McInnes et al. 2018,
-arXiv:1802.03426): neighbours attract, random pairs repel, with the probability 1 / (1 + d^2) of an edge at distance d. It begins at the first
-two principal components, follows the gradient for a fixed number of rounds, and is the same at every call. Time and memory grow with
-the number of features alone. Only who is close to whom means something: not distances between clusters, not axes.
+arXiv:1802.03426): neighbours attract, random pairs repel, with the probability 1 / (1 + d^2) of an edge at distance d. It begins at the
+first two principal components, follows the gradient for a fixed number of rounds, and is the same at every call. Time and memory grow
+with the number of features alone. Only who is close to whom means something: not distances between clusters, not axes.
 """
 
 import numpy as np
@@ -18,9 +18,7 @@ _REPELLERS = 5
 _STEP = 4.0
 
 
-def lay_out(
-    directions: Float[Tensor, "d_sae d_in"], near: Neighbours, rounds: int = 200, seed: int = 0
-) -> Float[np.ndarray, "d_sae 2"]:
+def lay_out(directions: Float[Tensor, "d_sae d_in"], near: Neighbours, rounds: int = 200, seed: int = 0) -> Float[np.ndarray, "d_sae 2"]:
     """Places of the features, centred, with root mean square 1.
 
     Arguments:
@@ -51,7 +49,7 @@ def lay_out(
 
 
 def _principal(directions: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "d_sae 2"]:
-    """The first two principal components of the unit directions, each with root mean square 10 and a sign that does not depend on the solver."""
+    """The first two principal components of the unit directions, each with root mean square 10 and a sign that is always the same."""
     unit = torch.nn.functional.normalize(directions.detach().float().cpu(), dim=-1)
     centred = unit - unit.mean(0)
     _, vectors = torch.linalg.eigh(centred.T @ centred)

@@ -91,21 +91,20 @@ def row_of(row: RowMapping) -> FeatureRow:
 def _conditions(connection: Connection, filters: Filters) -> tuple[list[ColumnElement[bool]], int]:
     """What features must fulfil to pass the filters, and how many do.
 
-    The index of words knows by itself how many features have them. Where these are few, they lead to the features; where they are many,
-    the features are gone through in the order of the page and looked up among them.
+    Of words alone the index of words knows by itself how many features have them; where they are few, it leads to them. Else features are
+    gone through in the order of the page, and each is looked up among those with the words.
     """
     found, index = _numbers(filters), tables.features.c.index
     query = word_query(connection, filters.words)
-    if query is None:
-        if filters.words.strip():
-            found.append(tables.features.c.top_tokens.contains(filters.words.strip(), autoescape=True))
-    else:
+    if query is not None:
         words = matching(connection, query).columns(literal_column("feature"))
-        num = int(connection.scalar(select(func.count()).select_from(words.subquery())) or 0)
-        among = (index if num <= _FEW else index + 0).in_(words)  # the sum cannot be looked up, so the database goes through the features
+        among = (index + 0).in_(words)  # a sum cannot be looked up, so the database goes through the features
         if not found:
-            return [among], num
+            total = int(connection.scalar(select(func.count()).select_from(words.subquery())) or 0)
+            return [index.in_(words) if total <= _FEW else among], total
         found.append(among)
+    elif filters.words.strip():
+        found.append(tables.features.c.top_tokens.contains(filters.words.strip(), autoescape=True))
     return found, int(connection.scalar(select(func.count()).select_from(tables.features).where(*found)) or 0)
 
 
@@ -143,7 +142,12 @@ def _by_index(
 
 
 def _ranked(
-    connection: Connection, valued: Select[Any], bare: Select[Any], descending: bool, place: tuple[float | None, int] | None, limit: int
+    connection: Connection,
+    valued: Select[Any, Any],
+    bare: Select[Any, Any],
+    descending: bool,
+    place: tuple[float | None, int] | None,
+    limit: int,
 ) -> list[tuple[float | None, int]]:
     """Up to `limit` numbers and features after a place: first those with the number sorted by, then those without."""
     rows: list[tuple[float | None, int]] = []
@@ -163,7 +167,9 @@ def _ranked(
     return rows
 
 
-def _numbered(connection: Connection, conditions: list[ColumnElement[bool]], sort: str, few: bool) -> tuple[Select[Any], Select[Any]]:
+def _numbered(
+    connection: Connection, conditions: list[ColumnElement[bool]], sort: str, few: bool
+) -> tuple[Select[Any, Any], Select[Any, Any]]:
     """The numbers to sort by with their features: how to find those that have one, and those that have none.
 
     A column of `features` has an index to walk down. Scores of one scorer have one too, with a look at the feature of each; where few

@@ -3,8 +3,6 @@
 `SCHEMA` is raised whenever they change, and a revision in `migrations/` brings older stores up to it; see docs/formats.md.
 """
 
-from typing import Any
-
 from sqlalchemy import BigInteger, Boolean, Column, Dialect, Double, Index, Integer, LargeBinary, MetaData, Table, TypeDecorator
 from sqlalchemy import Text as PlainText
 
@@ -27,7 +25,7 @@ class Text(TypeDecorator[str]):
         """What is written into a statement."""
         raise NotImplementedError
 
-    def process_result_value(self, value: Any | None, dialect: Dialect) -> str | None:
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
         """What is read."""
         return value
 
@@ -59,7 +57,7 @@ features = Table(
 SORTS = {"density": features.c.density, "max": features.c.max, "mean": features.c.mean, "score": features.c.score, "lift": features.c.lift}
 """Columns that the table is sorted by. Each has an index that also holds every column that the table is filtered by, so that a page is
 found without reading the rows that are passed over."""
-_FILTERS = [features.c[name] for name in ("index", "dead", "label_found", "density", "tags", "score", "lift")]
+_FILTERS = [features.c[name] for name in ("index", "dead", "label_found", "density", "tags", "score", "lift", "labeller")]
 for _name, _column in {"index": features.c.index, **SORTS}.items():
     Index(f"features_by_{_name}", *dict.fromkeys((_column, *_FILTERS)))
 

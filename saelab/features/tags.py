@@ -9,13 +9,12 @@ where there are `LEAST` of them.
 | `dense` | it fires on more than a tenth of the tokens (`DENSE`) |
 | `token` | its segments peak on one and the same token, whatever its case and the spaces around it |
 | `ngram` | one and the same token stands before the peak; with `token`, the feature knows a pair of tokens, alone, what follows a token |
-| `positional` | its peaks keep to a fifth of the places in the window: Kuiper's distance (1960) between the places of its peaks and those of all \
-tokens in the pool is `SHARE` or more |
-| `special` | its peaks are special tokens or come right after one: those of the subject, and any of the form `<...>` or `[...]` |
-| `code` | the segments are program text: the document's kind says so, or two different marks of code are in it |
-| `language` | the segments are not in English: most letters are of another script than Latin, or function words of another language prevail |
+| `positional` | its peaks keep to a fifth of the places in the window: Kuiper's distance from the pool's places is `SHARE` or more |
+| `special` | its peaks are special tokens or come right after one: the subject's, and any of the form `<...>` or `[...]` |
+| `code` | the segments are program text: the document's kind says so, or there are two different marks of code |
+| `language` | the segments are not English: most letters are not Latin, or function words of another language prevail |
 
-`special`, `code` and `language` are left out where more than half of the pool is of that kind already: they would tell nothing of the feature.
+`code` and `language` are left out where more than half of the pool is of that kind already: they would tell nothing of the feature.
 """
 
 import re
@@ -142,7 +141,7 @@ class Tagger:
 
 
 def kuiper(sample: Float[np.ndarray, " n"] | Int[np.ndarray, " n"], sorted_all: Float[np.ndarray, " m"] | Int[np.ndarray, " m"]) -> float:
-    """Kuiper's distance between a sample and what it could have been drawn from: largest excess plus largest deficit of its distribution.
+    """Kuiper's distance (1960) of a sample from what it could have been drawn from: largest excess plus largest deficit of its distribution.
 
     0 where both are alike, near 1 where the sample keeps to a narrow range, wherever that lies.
     """

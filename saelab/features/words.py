@@ -41,7 +41,8 @@ _DIALECTS = {
     ),
     "postgresql": _Dialect(
         create=(
-            "CREATE TABLE words (feature INTEGER PRIMARY KEY, label TEXT NOT NULL, tokens TEXT NOT NULL, vector TSVECTOR GENERATED ALWAYS AS "
+            "CREATE TABLE words (feature INTEGER PRIMARY KEY, label TEXT NOT NULL, tokens TEXT NOT NULL, "
+            "vector TSVECTOR GENERATED ALWAYS AS "
             "(setweight(to_tsvector('simple', label), 'A') || setweight(to_tsvector('simple', tokens), 'D')) STORED)",
             "CREATE INDEX words_by_vector ON words USING gin (vector)",
         ),

@@ -2,8 +2,8 @@
 `scores/<scorer>/<module>_latent<i>.txt`.
 
 A latents file holds, for the latents `first` to `last`: `locations` [active, 3] (sequence, position, latent - first; uint16 or uint32),
-`activations` [active] (float16) and `tokens` [sequence, position], the same in every file. An explanation is a JSON string, a score a JSON list
-with a row for each window that was judged.
+`activations` [active] (float16) and `tokens` [sequence, position], the same in every file. An explanation is a JSON string, a score a JSON
+list with a row for each window that was judged.
 """
 
 import json

@@ -4,9 +4,9 @@
     v1/<model>/<source>/ release.jsonl model.jsonl sourceset.jsonl source.jsonl        one line each
         features/batch-<n>.jsonl.gz  activations/batch-<n>.jsonl.gz  explanations/batch-<n>.jsonl.gz
 
-A batch holds the rows of 1,024 features. Its importer takes the columns from the first line of a file, so every line has the same keys, and
-cannot store NUL, which becomes a blank. An activation row is one example: `tokens` and `values` side by side; in the strongest ones `binMin` and
-`binContains` are -1, in the others they give the band of activations that it was drawn from. Bars of the histogram stand at `values`.
+A batch holds the rows of 1,024 features. Its importer takes the columns from a file's first line, so every line has the same keys, and
+cannot store NUL, which becomes a blank. An activation row is one example: `tokens` and `values` side by side; in the strongest ones `binMin`
+and `binContains` are -1, in the others they give the band of activations that it was drawn from.
 """
 
 import gzip
@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -55,25 +55,40 @@ def is_neuronpedia(folder: Path) -> bool:
     return (folder / "features").is_dir() and any((folder / "features").glob("batch-*.jsonl*"))
 
 
+_NEEDED = {
+    "features": (
+        *("modelId", "layer", "maxActApprox", "frac_nonzero", "freq_hist_data_bar_heights", "freq_hist_data_bar_values"),
+        *("pos_str", "pos_values", "neg_str", "neg_values"),
+    ),
+    "activations": ("tokens", "values"),
+    "explanations": ("description",),
+}
+
+
 def rows(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
-    """The rows of all batches of `features`, `activations` or `explanations`, in order. Raises `Corrupt` naming file and line."""
+    """The rows of all batches of `features`, `activations` or `explanations`, in order.
+
+    Raises `Corrupt` naming file and line of what is no such row.
+    """
     for file in sorted((folder / kind).glob("batch-*.jsonl*"), key=lambda item: (len(item.name), item.name)):
         try:
             lines = (gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()).splitlines()
         except (OSError, EOFError) as error:
             raise Corrupt(f"{file} cannot be read: {error}. Copy the whole folder again.") from None
         for number, line in enumerate(lines, start=1):
-            yield _row(line, f"{file}, line {number}")
+            yield _row(line, kind, f"{file}, line {number}")
 
 
-def _row(line: bytes, where: str) -> dict[str, Any]:
+def _row(line: bytes, kind: str, where: str) -> dict[str, Any]:
     try:
-        found = json.loads(line)
-    except ValueError as error:
-        raise Corrupt(f"{where} is not readable as JSON: {error}. Copy the whole folder again.") from None
-    if not isinstance(found, dict) or not str(cast("dict[str, Any]", found).get("index", "")).isdigit():
-        raise Corrupt(f"{where} is no row of a feature: it has no index. Was another file put in its place?")
-    return cast("dict[str, Any]", found)
+        found = cast("dict[str, Any]", json.loads(line))
+        missing = [name for name in _NEEDED[kind] if name not in found]
+        known = str(found["index"]).isdigit()
+    except (ValueError, TypeError, KeyError) as error:
+        raise Corrupt(f"{where} is no row of a feature ({error!r}). Copy the whole folder again.") from None
+    if missing or not known:
+        raise Corrupt(f"{where} is no row of {kind}: it lacks {', '.join(missing) or 'an index'}. Was another file put in its place?")
+    return found
 
 
 def read_about(folder: Path) -> About:
@@ -162,7 +177,7 @@ def _feature_row(item: Feature, about: About, when: str) -> dict[str, Any]:
         "pos_values": [token.value for token in item.top_logits],
         "frac_nonzero": item.density.value,
         "freq_hist_data_bar_heights": list(item.histogram.counts),
-        "freq_hist_data_bar_values": [math.sqrt(low * high) for low, high in zip(edges[:-1], edges[1:], strict=True)],
+        "freq_hist_data_bar_values": [math.sqrt(low * high) for low, high in pairwise(edges)],
     }
 
 

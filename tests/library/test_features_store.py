@@ -91,11 +91,7 @@ def test_filters_choose_by_tags_and_by_score(store):
     assert "ngram" in tagged[planted.AFTER_OF]
     for filters in (Filters(tags=("token",)), Filters(without_tags=("token", "dead"))):
         found = {row.index for row in store.page(filters, limit=100).items}
-        assert found == {
-            index
-            for index, tags in tagged.items()
-            if tags.issuperset(filters.tags) and tags.isdisjoint(filters.without_tags)
-        }
+        assert found == {index for index, tags in tagged.items() if tags.issuperset(filters.tags) and tags.isdisjoint(filters.without_tags)}
     assert store.page(Filters(tags=("toke",))).total == 0
     for index, value in enumerate((0.3, 0.6, 0.9)):
         store.put_label(index, label("x"))
@@ -253,7 +249,10 @@ def test_every_label_of_a_feature_keeps_its_labeller(store):
     store.put_label(3, label("first", labeller="someone"))
     store.put_label(3, label("second"))
     store.put_scores(3, label("second"), [score(0.7)])
-    assert [(item.labeller, item.text, len(item.scores)) for item in store.labels_of(3)] == [("rules", "second", 1), ("someone", "first", 0)]
+    assert [(item.labeller, item.text, len(item.scores)) for item in store.labels_of(3)] == [
+        ("rules", "second", 1),
+        ("someone", "first", 0),
+    ]
 
 
 def test_meanings_are_found_by_cosine_and_made_anew_when_a_label_changes(store):

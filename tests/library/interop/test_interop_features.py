@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -47,9 +48,8 @@ def cached(run, tmp_path_factory):
 
 
 def lines(file):
-    opened = gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
-    with opened as content:
-        return [json.loads(line) for line in content]
+    content = file.read_bytes()
+    return [json.loads(line) for line in (gzip.decompress(content) if file.suffix == ".gz" else content).splitlines()]
 
 
 def test_every_line_of_a_neuronpedia_file_has_the_keys_of_the_first(neuronpedia):
@@ -83,9 +83,6 @@ def test_features_come_back_from_neuronpedia_as_they_went(run, ours, neuronpedia
         assert [token.token for token in other.top_logits] == [token.token for token in one.top_logits]
         assert [token.value for token in other.bottom_logits] == pytest.approx([token.value for token in one.bottom_logits], rel=1e-5)
         assert [(near.index, near.similarity) for near in other.neighbours] == [(near.index, near.similarity) for near in one.neighbours]
-        assert again.labels_of(index) == tuple(
-            pytest.approx(label) if False else label for label in again.labels_of(index)
-        )
         if one.label and one.label.found:
             assert (other.label.text, other.label.labeller) == (one.label.text, one.label.labeller)
         shown = {example.tokens: example.values for band in one.bands for example in band.examples if len(example.tokens) >= 8}
@@ -122,8 +119,7 @@ def test_labels_of_others_join_ours_and_keep_their_author_on_the_way_back(run, o
 def test_latents_come_back_from_delphi_as_the_pass_had_collected_them(run, ours, cached):
     import_features(run, cached, "cached")
     again = Lab(run, "cached").features
-    for name in ("count", "density"):
-        np.testing.assert_array_equal(again.column(name)[:], ours.column(name) if name == "count" else again.column(name))
+    np.testing.assert_array_equal(again.column("count"), ours.column("count"))
     np.testing.assert_allclose(again.column("max"), ours.column("max"), rtol=2e-3)
     for index in np.flatnonzero(ours.column("count"))[:20].tolist():
         one, other = ours.feature(index), again.feature(index)
@@ -138,7 +134,7 @@ def test_delphis_files_have_its_names_types_and_shapes(cached, ours):
     edges = [tuple(map(int, file.stem.split("_"))) for file in files]
     assert edges[0][0] == 0
     assert edges[-1][1] == ours.d_sae - 1
-    assert all(end + 1 == first for (_, end), (first, _) in zip(edges[:-1], edges[1:], strict=True))
+    assert all(end + 1 == first for (_, end), (first, _) in pairwise(edges))
     for file, (first, last) in zip(files, edges, strict=True):
         arrays = load_file(file)
         assert (arrays["locations"].dtype, arrays["activations"].dtype, arrays["tokens"].dtype) == (np.uint16, np.float16, np.int64)
@@ -151,7 +147,9 @@ def test_scores_of_delphi_become_balanced_accuracy_with_failures_counted_as_wron
     (tmp_path / "explanations").mkdir()
     (tmp_path / "explanations" / "m_latent4.txt").write_text(json.dumps("animals"))
     (tmp_path / "scores" / "fuzz").mkdir(parents=True)
-    rows = [{"activating": True, "correct": True}] * 3 + [{"activating": True, "correct": None}] + [{"activating": False, "correct": True}] * 2
+    rows = (
+        [{"activating": True, "correct": True}] * 3 + [{"activating": True, "correct": None}] + [{"activating": False, "correct": True}] * 2
+    )
     (tmp_path / "scores" / "fuzz" / "m_latent4.txt").write_text(json.dumps(rows))
     (tmp_path / "run_config.json").write_text(json.dumps({"explainer_model": "llama"}))
     ((index, label),) = delphi.read_labels(tmp_path, delphi.module_of(tmp_path, None))
@@ -172,9 +170,10 @@ def test_what_holds_no_features_or_is_torn_is_refused_by_name(run, neuronpedia, 
         import_features(run, cached, "none", hook="layers.3")
     torn = tmp_path / "features"
     torn.mkdir()
-    (torn / "batch-0.jsonl").write_text('{"index": "0"}\n{"index"', encoding="utf-8")
-    with pytest.raises(Corrupt, match=r"batch-0.jsonl, line 2"):
-        import_features(run, tmp_path, "torn")
+    for content, words in (('{"index": "0"}', "line 1 .* lacks modelId"), ('{"index"', "line 1 is no row"), ("[1]", "line 1 is no row")):
+        (torn / "batch-0.jsonl").write_text(content, encoding="utf-8")
+        with pytest.raises(Corrupt, match=words):
+            import_features(run, tmp_path, "torn")
     with pytest.raises(Conflict, match="holds something"):
         export_features(run, SOURCE, neuronpedia, "neuronpedia")
     with pytest.raises(Conflict, match="saelab collect"):

@@ -1,58 +1,41 @@
 """Schema 1: the first tables, in SQLite alone."""
 
-import sqlalchemy as sa
 from alembic import op
 
 revision = "1"
 down_revision = None
 
+_TABLES = (
+    'CREATE TABLE meta ("key" TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY ("key"))',
+    'CREATE TABLE features ("index" INTEGER NOT NULL, count INTEGER NOT NULL, density DOUBLE NOT NULL, max DOUBLE NOT NULL, '
+    "min DOUBLE NOT NULL, mean DOUBLE NOT NULL, dead BOOLEAN NOT NULL, top_tokens TEXT NOT NULL, tags TEXT NOT NULL, label "
+    'TEXT, labeller TEXT, label_found BOOLEAN, score DOUBLE, lift DOUBLE, lift_low DOUBLE, PRIMARY KEY ("index"))',
+    'CREATE INDEX features_by_density ON features (density, "index")',
+    'CREATE INDEX features_by_mean ON features (mean, "index")',
+    'CREATE INDEX features_by_score ON features (score, "index")',
+    'CREATE INDEX features_by_max ON features (max, "index")',
+    'CREATE INDEX features_by_lift ON features (lift, "index")',
+    "CREATE TABLE details (feature INTEGER NOT NULL, squares DOUBLE NOT NULL, histogram BLOB NOT NULL, segments BLOB NOT "
+    "NULL, peak_tokens TEXT NOT NULL, previous_tokens TEXT NOT NULL, kurtosis DOUBLE, PRIMARY KEY (feature))",
+    "CREATE TABLE logits (feature INTEGER NOT NULL, top BLOB NOT NULL, top_values BLOB NOT NULL, bottom BLOB NOT NULL, "
+    "bottom_values BLOB NOT NULL, PRIMARY KEY (feature))",
+    "CREATE TABLE neighbours (feature INTEGER NOT NULL, rank INTEGER NOT NULL, other INTEGER NOT NULL, cosine DOUBLE NOT "
+    "NULL, PRIMARY KEY (feature, rank))",
+    "CREATE TABLE examples (feature INTEGER NOT NULL, kind TEXT NOT NULL, segments BLOB NOT NULL, peaks BLOB NOT NULL, scales"
+    " BLOB NOT NULL, levels BLOB NOT NULL, PRIMARY KEY (feature, kind))",
+    "CREATE TABLE segments (segment INTEGER NOT NULL, document INTEGER NOT NULL, domain TEXT NOT NULL, split INTEGER NOT "
+    "NULL, position INTEGER NOT NULL, start INTEGER NOT NULL, tokens BLOB NOT NULL, counted BLOB NOT NULL, PRIMARY KEY "
+    "(segment))",
+    "CREATE TABLE tokens (id INTEGER NOT NULL, text TEXT NOT NULL, PRIMARY KEY (id))",
+    "CREATE TABLE arrays (name TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (name))",
+    "CREATE TABLE labels (feature INTEGER NOT NULL, labeller TEXT NOT NULL, label TEXT NOT NULL, PRIMARY KEY (feature, labeller))",
+    "CREATE TABLE scores (feature INTEGER NOT NULL, labeller TEXT NOT NULL, scorer TEXT NOT NULL, scores TEXT NOT NULL, "
+    "PRIMARY KEY (feature, labeller, scorer))",
+    "CREATE VIRTUAL TABLE words USING fts5(label, tokens, tokenize='unicode61 remove_diacritics 2')",
+)
+
 
 def upgrade() -> None:
     """Makes the tables of an empty database."""
-    blob, words, number, whole = sa.LargeBinary, sa.Text, sa.Double, sa.Integer
-    key = {"primary_key": True}
-    needed = {"nullable": False}
-    op.create_table("meta", sa.Column("key", words, **key), sa.Column("value", words, **needed))
-    numbers = [sa.Column(name, number, **needed) for name in ("density", "max", "min", "mean")]
-    op.create_table(
-        "features",
-        sa.Column("index", whole, **key),
-        sa.Column("count", whole, **needed),
-        *numbers,
-        sa.Column("dead", sa.Boolean, **needed),
-        *(sa.Column(name, words, **needed) for name in ("top_tokens", "tags")),
-        *(sa.Column(name, words) for name in ("label", "labeller")),
-        sa.Column("label_found", sa.Boolean),
-        *(sa.Column(name, number) for name in ("score", "lift", "lift_low")),
-    )
-    for name in ("density", "max", "mean", "score", "lift"):
-        op.create_index(f"features_by_{name}", "features", [name, "index"])
-    op.create_table(
-        "details",
-        sa.Column("feature", whole, **key),
-        sa.Column("squares", number, **needed),
-        *(sa.Column(name, blob, **needed) for name in ("histogram", "segments")),
-        *(sa.Column(name, words, **needed) for name in ("peak_tokens", "previous_tokens")),
-        sa.Column("kurtosis", number),
-    )
-    arrays = [sa.Column(name, blob, **needed) for name in ("top", "top_values", "bottom", "bottom_values")]
-    op.create_table("logits", sa.Column("feature", whole, **key), *arrays)
-    pair = [sa.Column(name, whole, **key) for name in ("feature", "rank")]
-    op.create_table("neighbours", *pair, sa.Column("other", whole, **needed), sa.Column("cosine", number, **needed))
-    kept = [sa.Column(name, blob, **needed) for name in ("segments", "peaks", "scales", "levels")]
-    op.create_table("examples", sa.Column("feature", whole, **key), sa.Column("kind", words, **key), *kept)
-    op.create_table(
-        "segments",
-        sa.Column("segment", whole, **key),
-        sa.Column("document", whole, **needed),
-        sa.Column("domain", words, **needed),
-        *(sa.Column(name, whole, **needed) for name in ("split", "position", "start")),
-        *(sa.Column(name, blob, **needed) for name in ("tokens", "counted")),
-    )
-    op.create_table("tokens", sa.Column("id", whole, **key), sa.Column("text", words, **needed))
-    op.create_table("arrays", sa.Column("name", words, **key), sa.Column("data", blob, **needed))
-    owner = [sa.Column("feature", whole, **key), sa.Column("labeller", words, **key)]
-    op.create_table("labels", *owner, sa.Column("label", words, **needed))
-    owner = [sa.Column("feature", whole, **key), sa.Column("labeller", words, **key), sa.Column("scorer", words, **key)]
-    op.create_table("scores", *owner, sa.Column("scores", words, **needed))
-    op.execute("CREATE VIRTUAL TABLE words USING fts5(label, tokens, tokenize='unicode61 remove_diacritics 2')")
+    for statement in _TABLES:
+        op.execute(statement)

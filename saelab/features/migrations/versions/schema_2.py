@@ -8,7 +8,7 @@ from alembic import op
 revision = "2"
 down_revision = "1"
 
-_FILTERS = ("index", "dead", "label_found", "density", "tags", "score", "lift")
+_FILTERS = ("index", "dead", "label_found", "density", "tags", "score", "lift", "labeller")
 
 
 def upgrade() -> None:
