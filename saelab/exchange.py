@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from tyro.conf import OmitArgPrefixes, Positional
 
-from saelab import findings, stages
+from saelab import foreign, stages
 from saelab.activations.disk import DiskStore
 from saelab.console import OUT
 from saelab.corpus import Corpus
@@ -152,8 +152,8 @@ class Import:
     def __call__(self) -> None:
         """Does it."""
         run = open_run(self.run)
-        if self.config.repo is None and findings.format_of(self.path):
-            findings.import_features(run, self.path, self.config.source, self.config.hook)
+        if self.config.repo is None and foreign.format_of(self.path):
+            foreign.import_features(run, self.path, self.config.source, self.config.hook)
         else:
             import_dictionary(run, self.path, self.config)
         OUT.print(f"{run.source(self.config.source).path}")
@@ -174,6 +174,6 @@ class Export:
 
     def __call__(self) -> None:
         """Does it."""
-        export = findings.export_features if self.format in findings.FORMATS else export_dictionary
+        export = foreign.export_features if self.format in foreign.FORMATS else export_dictionary
         export(open_run(self.run), self.source, self.folder, self.format)
         OUT.print(f"{self.folder}")

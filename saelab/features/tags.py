@@ -141,7 +141,7 @@ class Tagger:
 
 
 def kuiper(sample: Float[np.ndarray, " n"] | Int[np.ndarray, " n"], sorted_all: Float[np.ndarray, " m"] | Int[np.ndarray, " m"]) -> float:
-    """Kuiper's distance (1960) of a sample from what it could have been drawn from: largest excess plus largest deficit of its distribution.
+    """Kuiper's distance (1960) of a sample from what it was drawn from: largest excess plus largest deficit of its distribution.
 
     0 where both are alike, near 1 where the sample keeps to a narrow range, wherever that lies.
     """

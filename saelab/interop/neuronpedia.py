@@ -5,7 +5,7 @@
         features/batch-<n>.jsonl.gz  activations/batch-<n>.jsonl.gz  explanations/batch-<n>.jsonl.gz
 
 A batch holds the rows of 1,024 features. Its importer takes the columns from a file's first line, so every line has the same keys, and
-cannot store NUL, which becomes a blank. An activation row is one example: `tokens` and `values` side by side; in the strongest ones `binMin`
+cannot store NUL, which becomes a blank. An activation row is one example: `tokens` and `values` side by side; in the strongest `binMin`
 and `binContains` are -1, in the others they give the band of activations that it was drawn from.
 """
 

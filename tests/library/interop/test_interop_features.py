@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from saelab.errors import Conflict, Corrupt, Invalid, NotFound
 from saelab.exchange import Export, Import, ImportConfig
-from saelab.findings import export_features, import_features
+from saelab.foreign import export_features, import_features
 from saelab.interop import delphi
 from saelab.lab import Lab
 from saelab.records import Label
@@ -23,7 +23,7 @@ MODULE = "blocks.1.hook_resid_post"
 @pytest.fixture(scope="module")
 def run(toy_run, tmp_path_factory):
     """The toy run, to be changed."""
-    return copied(toy_run, tmp_path_factory.mktemp("findings") / "run")
+    return copied(toy_run, tmp_path_factory.mktemp("foreign") / "run")
 
 
 @pytest.fixture(scope="module")
