@@ -8,7 +8,7 @@ from jaxtyping import Float
 from tyro.conf import Positional
 
 from saelab.console import OUT
-from saelab.embeddings import Embedder
+from saelab.embeddings import MiniLM
 from saelab.features.label_store import LabelStore
 from saelab.lab import Lab
 from saelab.progress import track
@@ -42,4 +42,4 @@ class EmbedLabels:
     def __call__(self) -> None:
         """Does it."""
         store = Lab(open_run(self.run), self.source).features
-        OUT.print(f"{embed_labels(store, Embedder()):,} labels embedded")
+        OUT.print(f"{embed_labels(store, MiniLM().texts):,} labels embedded")

@@ -3,12 +3,12 @@
 Browsing features needs no torch; what needs the model is imported when the first request asks for it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 
+from saelab.embeddings import embedder
 from saelab.features.database import store_place
 from saelab.features.store import FeatureStore
 from saelab.records import Completion, SteerRequest, SteerToken, TokenActivations
@@ -53,11 +53,4 @@ def open_work(run: Run, source: str) -> Work:
 
 def embed_text(text: str) -> np.ndarray:
     """The meaning of a text as a vector. Raises `NotFound` where the sentence encoder is not installed."""
-    return _embedder()([text])[0]
-
-
-@cache
-def _embedder() -> Callable[[Sequence[str]], np.ndarray]:
-    from saelab.embeddings import Embedder
-
-    return Embedder("cpu")
+    return embedder("minilm").texts([text])[0]
