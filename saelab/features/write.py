@@ -221,7 +221,7 @@ class _Writer:
 
     def _tagger(self) -> Tagger:
         grid, own = self.collected.grid, slice(self.collected.grid.before, None)
-        texts = ("".join([self.strings[token] for token in row[row >= 0].tolist()]) for row in self.ids)
+        texts = ("".join([self.strings[token] for token in map(int, row[row >= 0])]) for row in self.ids)
         pool = np.searchsorted(self.segments, self.collected.pool.segments[self.collected.pool.seen])
         row, column = np.nonzero(self.counted[pool][:, own])
         positions = self.segments[pool][row] % grid.per_window * grid.width + column
