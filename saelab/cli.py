@@ -19,6 +19,7 @@ from saelab.exchange import Export, Import
 from saelab.findings import Collect, DocumentVectors, FindFirings
 from saelab.lab import Lab
 from saelab.labellers.rules import Rules
+from saelab.meaning import EmbedLabels
 from saelab.progress import shown
 from saelab.records import Estimate, Intervention, Quality, SteerRequest, Unit
 from saelab.run import Run, open_run, read_saved
@@ -198,6 +199,7 @@ COMMANDS: dict[str, type[Command]] = {
     "vectors": DocumentVectors,
     "label": LabelFeatures,
     "score": ScoreLabels,
+    "embed": EmbedLabels,
     "steer": Steer,
     "export": Export,
     "make": Make,

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from tyro.conf import OmitArgPrefixes, Positional
 
-from saelab import stages
+from saelab import foreign, stages
 from saelab.activations.disk import DiskStore
 from saelab.activations.vectors import VECTORS
 from saelab.console import OUT
@@ -155,10 +155,10 @@ def _check_width(run: Run, hook: str, wanted: int, does: Literal["reads", "write
 
 @value
 class Import:
-    """Takes a dictionary of another library into a run."""
+    """Takes a dictionary of another library into a run, or features and labels of Neuronpedia or delphi."""
 
     path: Positional[Path]
-    """Folder or file of the dictionary; with --repo, its path in the repository."""
+    """Folder or file of the dictionary, or folder of the features; with --repo, the path in the repository."""
     run: Positional[Path]
     """The run's folder; its corpus has been read."""
     config: OmitArgPrefixes[ImportConfig]
@@ -167,24 +167,28 @@ class Import:
     def __call__(self) -> None:
         """Does it."""
         run = open_run(self.run)
-        import_dictionary(run, self.path, self.config)
+        if self.config.repo is None and foreign.format_of(self.path):
+            foreign.import_features(run, self.path, self.config.source, self.config.hook)
+        else:
+            import_dictionary(run, self.path, self.config)
         OUT.print(f"{run.source(self.config.source).path}")
 
 
 @value
 class Export:
-    """Writes a dictionary of a run for another library."""
+    """Writes a dictionary of a run for another library, or its features for Neuronpedia or delphi."""
 
     run: Positional[Path]
     """The run's folder."""
     folder: Positional[Path]
     """Where it is written: a new folder."""
-    format: Literal["saelens", "sparsify", "dictionary_learning"] = "saelens"
-    """The library that shall read it."""
+    format: Literal["saelens", "sparsify", "dictionary_learning", "neuronpedia", "delphi"] = "saelens"
+    """Who shall read it."""
     source: str | None = None
     """The dictionary; not needed where the run has only one."""
 
     def __call__(self) -> None:
         """Does it."""
-        export_dictionary(open_run(self.run), self.source, self.folder, self.format)
+        export = foreign.export_features if self.format in foreign.FORMATS else export_dictionary
+        export(open_run(self.run), self.source, self.folder, self.format)
         OUT.print(f"{self.folder}")

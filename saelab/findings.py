@@ -28,6 +28,8 @@ class Collect:
     """The dictionaries; not needed where the run has only one."""
     hook: str | None = None
     """Where the features of a pooled dictionary are looked at; none for its first hook."""
+    store: str | None = None
+    """A PostgreSQL database for the features, such as postgresql://user@host/database; none for a file in the run."""
     part: int = 0
     """Number of the part that this process collects, from 0, where `--parts` is more than 1."""
     parts: int = 1
@@ -38,7 +40,7 @@ class Collect:
     def __call__(self) -> None:
         """Does it."""
         part = None if self.parts == 1 else Part(number=self.part, of=self.parts)
-        stages.collect(open_run(self.run), self.config, self.source, hook=self.hook, part=part)
+        stages.collect(open_run(self.run), self.config, self.source, hook=self.hook, store=self.store, part=part)
         if part is not None:
             note(f"Part {self.part} of {self.parts} is collected. When all parts are, the same command without --part puts them together.")
 

@@ -20,6 +20,7 @@ from saelab.activations.vectors import Vectors, VectorStore
 from saelab.corpus import Corpus, TokenPolicy
 from saelab.dictionary import Dictionary, load_dictionary
 from saelab.errors import Invalid
+from saelab.features.database import store_place
 from saelab.features.store import FeatureStore
 from saelab.provenance import Provenance
 from saelab.records import FeatureActivation, TokenActivations
@@ -176,7 +177,7 @@ class Lab:
     def features(self) -> FeatureStore:
         """The collected features."""
         self.folder.need("collect")
-        return FeatureStore(self.folder.path / "features.db")
+        return FeatureStore(store_place(self.folder.path))
 
     def max_acts(self, features: Sequence[int]) -> dict[int, float]:
         """Largest activation of some features on the corpus. Raises `NotFound` for one that does not exist."""

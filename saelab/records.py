@@ -166,12 +166,12 @@ class TokenValue:
 
 @value
 class Neighbour:
-    """Another feature of the same dictionary whose decoder direction is close."""
+    """Another feature of the same dictionary that is close: by its decoder direction, its encoder direction, or by when it fires."""
 
     index: int
     """The other feature."""
-    cosine: float
-    """Cosine of the two decoder directions."""
+    similarity: float
+    """Cosine of the two directions; for features that fire together, segments in which both fire over segments in which either does."""
     label: str | None = None
     """The other feature's label."""
 
@@ -240,6 +240,16 @@ class Feature:
     """Index of the feature before this one."""
     next: int | None
     """Index of the feature after this one."""
+
+
+@value
+class FeatureMap:
+    """Where the features of a dictionary lie on a plane: those with close decoder directions lie close."""
+
+    x: tuple[float, ...]
+    """Place of each feature from left to right; empty where no map was made."""
+    y: tuple[float, ...]
+    """Place of each feature from bottom to top."""
 
 
 @value
@@ -343,12 +353,14 @@ class RunSummary:
 
 @value
 class SearchHit:
-    """A feature found by the words of its label or its tokens."""
+    """A feature found by the words of its label or its tokens, or by the meaning of its label."""
 
     id: FeatureId
     """Which feature."""
     row: FeatureRow
     """What the table shows of it."""
+    similarity: float | None = None
+    """Cosine of the label's meaning and that of the words asked for; none in a search by words."""
 
 
 @value

@@ -26,8 +26,10 @@ from saelab.devices import usable
 from saelab.dictionary import DICTIONARIES, Dictionary, Trainable
 from saelab.errors import Conflict, Invalid
 from saelab.features.collect import CollectConfig, Collected, Part, Reader, collect_together, forget
-from saelab.features.geometry import LogitLens, logit_lens, neighbours
-from saelab.features.write import write_features
+from saelab.features.database import put_store_place
+from saelab.features.geometry import LogitLens, encoder_rows, firing_neighbours, logit_lens, neighbours
+from saelab.features.layout import lay_out
+from saelab.features.write import Geometry, write_features
 from saelab.feeds import Feed, Reading, Reads, TrainStage, check_hooks
 from saelab.lab import Lab, load_subject, run_subject, widths_of
 from saelab.labellers.base import LABELLERS, Labeller, label_features
@@ -213,12 +215,19 @@ def evaluate(run: Run, config: EvaluateConfig, source: str | None = None) -> Non
 
 
 def collect(
-    run: Run, config: CollectConfig, sources: str | Sequence[str] | None = None, *, hook: str | None = None, part: Part | None = None
+    run: Run,
+    config: CollectConfig,
+    sources: str | Sequence[str] | None = None,
+    *,
+    hook: str | None = None,
+    store: str | None = None,
+    part: Part | None = None,
 ) -> None:
-    """Statistics, examples and geometry of every feature, in `features.db`; of several dictionaries in one pass.
+    """Statistics, examples and geometry of every feature; of several dictionaries in one pass.
 
-    A pooled dictionary is looked at where `hook` says, or else at its first hook. A `part` collects its share of the activations alone,
-    for the pass that later puts all parts together. Raises `NotFound` or `Invalid` for a hook that is none of the dictionary's.
+    They come into `features.db`, or into the PostgreSQL database of the URL `store`. A pooled dictionary is looked at where `hook` says, or
+    else at its first hook. A `part` collects its share of the activations alone, for the pass that later puts all parts together. Raises
+    `NotFound` or `Invalid` for a hook that is none of the dictionary's.
     """
     names = [sources] if sources is None or isinstance(sources, str) else list(dict.fromkeys(sources)) or [None]
     labs = [lab for lab in (Lab(run, name, hook) for name in names) if not lab.folder.done("collect", _collecting(lab, config))]
@@ -229,29 +238,27 @@ def collect(
     found = collect_together(readers, labs[0].corpus, config, part)
     if part is None:
         for lab, collected in zip(labs, found, strict=True):
-            _write_features(lab, collected, began)
-
-
-def _write_features(lab: Lab, collected: Collected, began: float) -> None:
-    folder, directions = lab.folder.path, lab.dictionary.cpu().directions
-    write_features(
-        folder / "features.db",
-        lab.subject.name,
-        lab.source,
-        collected,
-        lab.subject.vocabulary,
-        neighbours(directions),
-        _lens(lab, directions[:, -lab.dictionary.widths[-1] :]),  # of several hooks the last, nearest to the logits
-    )
-    num_tokens = collected.statistics.num_tokens
-    forget(folder)
-    facts = {"num_tokens": num_tokens, "num_features": lab.dictionary.d_sae, **_models(lab)}
-    lab.folder.finish("collect", _collecting(lab, collected.config), facts, began)
+            lab.dictionary.cpu()
+            where = put_store_place(lab.folder.path, store, f"{run.name}/{lab.source}")
+            write_features(where, lab.subject.name, lab.source, collected, lab.subject.vocabulary, _geometry(lab, collected))
+            forget(lab.folder.path)
+            facts = {"num_tokens": collected.statistics.num_tokens, "num_features": lab.dictionary.d_sae, **_models(lab)}
+            lab.folder.finish("collect", _collecting(lab, config), facts, began)
 
 
 def _collecting(lab: Lab, config: CollectConfig) -> dict[str, Any]:
     """What the manifest of a pass says of its config: of a pooled dictionary also where it was looked at."""
     return {**to_dict(config), "hook": lab.hook} if lab.origin.pooled else to_dict(config)
+
+
+def _geometry(lab: Lab, collected: Collected) -> Geometry:
+    """How the features lie to each other: by their directions, by the segments of the pool in which they fire, on a map."""
+    directions, encoder, pool = lab.dictionary.directions, encoder_rows(lab.dictionary), collected.pool
+    found = {"decoder": neighbours(directions), "firing": firing_neighbours(pool.feature, pool.member, collected.d_sae)}
+    if encoder is not None:
+        found["encoder"] = neighbours(encoder)
+    lens = _lens(lab, directions[:, -lab.dictionary.widths[-1] :])  # of several hooks the last, nearest to the logits
+    return Geometry(found, lens, lay_out(directions, found["decoder"]))
 
 
 def _models(lab: Lab) -> dict[str, str]:

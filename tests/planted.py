@@ -9,7 +9,7 @@ from saelab.dictionary import Codes, Dictionary
 from saelab.features.collect import CollectConfig, Collected, collect
 from saelab.features.geometry import LogitLens, Neighbours
 from saelab.features.store import FeatureStore
-from saelab.features.write import write_features
+from saelab.features.write import Geometry, write_features
 
 LAW = (" court", "Court", " judge", " appeal", " lawyer", " trial")
 NUMBERS = tuple(f" {n}" for n in range(1900, 1920))
@@ -134,12 +134,15 @@ def collected(config: CollectConfig = CONFIG) -> Collected:
 def store(path, config: CollectConfig = CONFIG) -> FeatureStore:
     """A feature store of the planted dictionary. Feature i's neighbours are i+1 and i+2; feature 0 promotes its first tokens."""
     numbers = np.arange(D_SAE)
-    near = Neighbours(index=np.stack([(numbers + 1) % D_SAE, (numbers + 2) % D_SAE], 1), cosine=np.full((D_SAE, 2), 0.5, np.float32))
+    near = Neighbours(index=np.stack([(numbers + 1) % D_SAE, (numbers + 2) % D_SAE], 1), similarity=np.full((D_SAE, 2), 0.5, np.float32))
     tokens = np.tile(np.arange(6, dtype=np.int32), (D_SAE, 1))
     values = np.tile(np.arange(6, 0, -1).astype(np.float32), (D_SAE, 1))
     kurtosis = np.where(numbers == COURT, 50.0, 0.0)
-    lens = LogitLens(top=tokens, top_values=values, bottom=tokens, bottom_values=-values, kurtosis=kurtosis, kurtosis_null=5.0)
-    write_features(path, "toy", "planted", collected(config), STRINGS, near, lens)
+    lens = LogitLens(
+        top=tokens, top_values=values, bottom=tokens, bottom_values=-values, kurtosis=kurtosis, skew=kurtosis, kurtosis_null=5.0
+    )
+    places = np.stack([np.cos(numbers), np.sin(numbers)], 1)
+    write_features(path, "toy", "planted", collected(config), STRINGS, Geometry({"decoder": near, "firing": near}, lens, places))
     return FeatureStore(path)
 
 

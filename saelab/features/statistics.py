@@ -18,8 +18,6 @@ from saelab.records import Estimate, Histogram
 BINS_PER_OCTAVE = 4
 LOWEST_OCTAVE = -10
 NUM_BINS = 96
-DENSE = 0.1
-"""A feature that fires on a larger share of the tokens is tagged `dense`."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the service asks of an open dictionary, and the two functions that open one. Tests give doubles of both.
+"""What the service asks of an open dictionary, and the functions that open one. Tests give doubles of both.
 
 Browsing features needs no torch; what needs the model is imported when the first request asks for it.
 """
@@ -6,6 +6,10 @@ Browsing features needs no torch; what needs the model is imported when the firs
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+import numpy as np
+
+from saelab.embeddings import embedder
+from saelab.features.database import store_place
 from saelab.features.store import FeatureStore
 from saelab.records import Completion, SteerRequest, SteerToken, TokenActivations
 from saelab.run import Run
@@ -37,7 +41,7 @@ class Work(Protocol):
 
 def open_features(run: Run, source: str) -> FeatureStore:
     """The stored features of a dictionary. Raises `NotFound` where they were not collected yet."""
-    return FeatureStore(run.source(source).path / "features.db")
+    return FeatureStore(store_place(run.source(source).path))
 
 
 def open_work(run: Run, source: str) -> Work:
@@ -45,3 +49,8 @@ def open_work(run: Run, source: str) -> Work:
     from saelab_server.work import LabWork
 
     return LabWork(run, source)
+
+
+def embed_text(text: str) -> np.ndarray:
+    """The meaning of a text as a vector. Raises `NotFound` where the sentence encoder is not installed."""
+    return embedder("minilm").texts([text])[0]

@@ -14,6 +14,7 @@ from saelab.records import (
     Feature,
     FeatureActivation,
     FeatureId,
+    FeatureMap,
     FeaturePage,
     FeatureRow,
     Histogram,
@@ -69,6 +70,7 @@ class FakeFeatures:
 
     def __init__(self) -> None:
         self.asked: dict[str, object] = {}
+        self.embedded = True
 
     def page(self, filters, *, cursor, limit, **others) -> FeaturePage:
         self.asked = {**vars(filters), **others, "cursor": cursor, "limit": limit}
@@ -102,8 +104,17 @@ class FakeFeatures:
             next=None,
         )
 
-    def neighbours(self, index: int) -> tuple[Neighbour, ...]:
-        return (Neighbour(index=(index + 1) % D_SAE, cosine=0.5),)
+    def neighbours(self, index: int, by: str = "decoder") -> tuple[Neighbour, ...]:
+        return (Neighbour(index=(index + 1) % D_SAE, similarity=0.5),)
+
+    def search_meaning(self, vector, limit: int) -> list[tuple[FeatureRow, float]]:
+        assert vector.shape == (1,)
+        if not self.embedded:
+            raise NotFound("No label was embedded yet. Run: saelab embed on its run.")
+        return [(row(i), (9 - i) / 10) for i in range(limit)]
+
+    def map(self) -> FeatureMap:
+        return FeatureMap(x=(0.5,) * D_SAE, y=(1.0,) * D_SAE)
 
     def search(self, words: str, limit: int) -> list[FeatureRow]:
         return [row(i) for i in range(D_SAE) if words in f"words {i}"][:limit]

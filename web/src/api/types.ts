@@ -144,6 +144,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/models/{model}/sources/{source}/map": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Map Source
+         * @description Where the features lie on a plane: those with close decoder directions lie close.
+         */
+        get: operations["sources-map"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/models/{model}/sources/{source}/features": {
         parameters: {
             query?: never;
@@ -193,7 +213,7 @@ export interface paths {
         };
         /**
          * Neighbours Feature
-         * @description Features with the closest decoder directions.
+         * @description The closest features: by cosine of their directions, or by the segments in which both fire.
          */
         get: operations["features-neighbours"];
         put?: never;
@@ -213,7 +233,7 @@ export interface paths {
         };
         /**
          * Features Search
-         * @description Features whose label or tokens hold the words, best first within each dictionary.
+         * @description Features whose label or tokens hold the words, or whose label means something alike.
          */
         get: operations["search-features"];
         put?: never;
@@ -596,6 +616,22 @@ export interface components {
             index: number;
         };
         /**
+         * FeatureMap
+         * @description Where the features of a dictionary lie on a plane: those with close decoder directions lie close.
+         */
+        FeatureMap: {
+            /**
+             * X
+             * @description Place of each feature from left to right; empty where no map was made.
+             */
+            x: number[];
+            /**
+             * Y
+             * @description Place of each feature from bottom to top.
+             */
+            y: number[];
+        };
+        /**
          * FeaturePage
          * @description A page of the feature table.
          */
@@ -853,7 +889,7 @@ export interface components {
         };
         /**
          * Neighbour
-         * @description Another feature of the same dictionary whose decoder direction is close.
+         * @description Another feature of the same dictionary that is close: by its decoder direction, its encoder direction, or by when it fires.
          */
         Neighbour: {
             /**
@@ -862,10 +898,10 @@ export interface components {
              */
             index: number;
             /**
-             * Cosine
-             * @description Cosine of the two decoder directions.
+             * Similarity
+             * @description Cosine of the two directions; for features that fire together, segments in which both fire over segments in which either does.
              */
-            cosine: number;
+            similarity: number;
             /**
              * Label
              * @description The other feature's label.
@@ -1098,13 +1134,18 @@ export interface components {
         };
         /**
          * SearchHit
-         * @description A feature found by the words of its label or its tokens.
+         * @description A feature found by the words of its label or its tokens, or by the meaning of its label.
          */
         SearchHit: {
             /** @description Which feature. */
             id: components["schemas"]["FeatureId"];
             /** @description What the table shows of it. */
             row: components["schemas"]["FeatureRow"];
+            /**
+             * Similarity
+             * @description Cosine of the label's meaning and that of the words asked for; none in a search by words.
+             */
+            similarity: number | null;
         };
         /**
          * Source
@@ -1497,11 +1538,45 @@ export interface operations {
             };
         };
     };
+    "sources-map": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Id of the subject. */
+                model: string;
+                /** @description Name of the dictionary. */
+                source: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureMap"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     "features-list": {
         parameters: {
             query?: {
-                /** @description Column to sort by; rows without a value come last. */
-                sort?: "index" | "density" | "max" | "mean" | "score" | "lift";
+                /** @description What to sort by: index, density, max, mean, score, lift, or a scorer's name, alone for its score or with `.lift` behind it; rows without a value come last. */
+                sort?: string;
                 /** @description Largest first. */
                 descending?: boolean;
                 /** @description Words that the label or the tokens hold. */
@@ -1514,6 +1589,14 @@ export interface operations {
                 min_density?: number | null;
                 /** @description Largest share of tokens on which it fires. */
                 max_density?: number | null;
+                /** @description Tags that a feature must have, all of them. */
+                tag?: string[];
+                /** @description Tags that a feature must not have, any of them. */
+                without_tag?: string[];
+                /** @description Smallest score of its label. */
+                min_score?: number | null;
+                /** @description Largest score of its label. */
+                max_score?: number | null;
                 /** @description Smallest lift of the label's score. */
                 min_lift?: number | null;
                 /** @description `next_cursor` of the page before. */
@@ -1590,7 +1673,10 @@ export interface operations {
     };
     "features-neighbours": {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description Directions that it writes, directions that it reads, or when it fires. */
+                by?: "decoder" | "encoder" | "firing";
+            };
             header?: never;
             path: {
                 /** @description Id of the subject. */
@@ -1631,6 +1717,8 @@ export interface operations {
                 q: string;
                 /** @description Features a dictionary at most. */
                 limit?: number;
+                /** @description By words, best first within each dictionary; or by the meaning of labels that were embedded, closest first. */
+                mode?: "words" | "meaning";
             };
             header?: never;
             path?: never;
