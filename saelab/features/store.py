@@ -134,6 +134,7 @@ class FeatureStore:
         return Feature(
             id=self.id(index),
             label=self.label(index, record["labeller"]) if record["labeller"] else None,
+            scores=self.scores(index),
             density=proportion(record["count"], self.num_tokens),
             max=record["max"],
             mean=record["mean"],
@@ -257,34 +258,39 @@ class FeatureStore:
         if label.scores:
             self.put_scores(index, label, label.scores)
 
-    def put_scores(self, index: int, label: Label, scores: Sequence[Score]) -> None:
-        """Keeps the scores that one scorer gave a label, headline first. Raises `NotFound` if the label is not in the store."""
-        self.label(index, label.labeller)
+    def put_scores(self, index: int, label: Label | None, scores: Sequence[Score], shown: bool = True) -> None:
+        """Keeps the scores that one scorer gave a label, or the feature itself without one, headline first.
+
+        With `shown` the headline becomes what the table shows and sorts by. Raises `NotFound` if the label is not in the store.
+        """
+        labeller = "" if label is None else self.label(index, label.labeller).labeller
         head = scores[0]
-        key = {"feature": index, "labeller": label.labeller, "scorer": head.scorer}
+        key = {"feature": index, "labeller": labeller, "scorer": head.scorer}
         with self._writing() as connection:
             _remove(connection, tables.scores, key)
             connection.execute(insert(tables.scores).values(**key, scores=json.dumps([json.loads(to_json(score)) for score in scores])))
-            connection.execute(
-                update(tables.features)
-                .where(and_(tables.features.c.index == index, tables.features.c.labeller == label.labeller))
-                .values(score=head.value, lift=head.lift, lift_low=head.lift_low)
-            )
+            if shown:
+                connection.execute(
+                    update(tables.features)
+                    .where(and_(tables.features.c.index == index, tables.features.c.labeller == labeller))
+                    .values(score=head.value, lift=head.lift, lift_low=head.lift_low)
+                )
+
+    def scores(self, index: int, labeller: str = "") -> tuple[Score, ...]:
+        """Scores of a feature's label by one labeller, or of the feature itself, by scorer."""
+        where = and_(tables.scores.c.feature == index, tables.scores.c.labeller == labeller)
+        with self._engine.connect() as connection:
+            rows = connection.scalars(select(tables.scores.c.scores).where(where).order_by(tables.scores.c.scorer)).all()
+        return tuple(from_json(Score, json.dumps(item)) for row in rows for item in json.loads(row))
 
     def label(self, index: int, labeller: str) -> Label:
         """A feature's label by one labeller, with its scores. Raises `NotFound` where there is none."""
         where = and_(tables.labels.c.feature == index, tables.labels.c.labeller == labeller)
         with self._engine.connect() as connection:
             written = connection.scalar(select(tables.labels.c.label).where(where))
-            rows = connection.scalars(
-                select(tables.scores.c.scores)
-                .where(and_(tables.scores.c.feature == index, tables.scores.c.labeller == labeller))
-                .order_by(tables.scores.c.scorer)
-            ).all()
         if written is None:
             raise NotFound(f"{self.id(index)} has no label by {labeller!r}. Run `saelab label` first.")
-        scores = tuple(from_json(Score, json.dumps(item)) for row in rows for item in json.loads(row))
-        return replace(from_json(Label, written), scores=scores)
+        return replace(from_json(Label, written), scores=self.scores(index, labeller))
 
     def labels(self, labeller: str) -> dict[int, Label]:
         """Every label by one labeller, without scores."""
@@ -300,11 +306,12 @@ class FeatureStore:
             return list(connection.scalars(query))
 
     def unscored(self, labeller: str, scorer: str) -> list[int]:
-        """Features with a label by that labeller that the scorer has not scored yet, in order."""
+        """Features with a label by that labeller (all of them, where that is empty) that the scorer has not scored yet, in order."""
         done = select(tables.scores.c.feature).where(and_(tables.scores.c.labeller == labeller, tables.scores.c.scorer == scorer))
-        have = select(tables.labels.c.feature).where(and_(tables.labels.c.labeller == labeller, tables.labels.c.feature.not_in(done)))
+        have = select(tables.labels.c.feature).where(tables.labels.c.labeller == labeller) if labeller else select(tables.features.c.index)
+        owner = have.selected_columns[0]
         with self._engine.connect() as connection:
-            return list(connection.scalars(have.order_by(tables.labels.c.feature)))
+            return list(connection.scalars(have.where(owner.not_in(done)).order_by(owner)))
 
     def num_labelled(self) -> int:
         """Features whose shown label states a rule."""
