@@ -15,7 +15,7 @@ from saelab.activations.buffer import BufferConfig
 from saelab.activations.capture import CaptureConfig
 from saelab.activations.vectors import VECTORS, Vectors
 from saelab.analyses.quality import EvaluateConfig
-from saelab.choices import Labels, Sae, Scores, Texts
+from saelab.choices import Sae, Texts
 from saelab.console import ERR, OUT
 from saelab.errors import Invalid, SaelabError, unknown
 from saelab.exchange import Export, Import
@@ -23,12 +23,11 @@ from saelab.features.collect import CollectConfig
 from saelab.feeds import Reads, TrainStage, check_hooks
 from saelab.grid import Sweep
 from saelab.lab import Lab
-from saelab.labellers.rules import Rules
+from saelab.labelling import Controls, LabelFeatures, ScoreLabels
 from saelab.progress import shown
 from saelab.records import Estimate, Intervention, Quality, SteerRequest, Unit
 from saelab.run import Run, open_run, read_saved
 from saelab.saes.topk import TopK
-from saelab.scorers.rule_detection import RuleDetection
 from saelab.steering import steer
 from saelab.texts.bundled import Bundled
 from saelab.training import TrainConfig
@@ -173,38 +172,6 @@ class Collect:
 
 
 @value
-class LabelFeatures:
-    """Gives every feature a label."""
-
-    run: Positional[Path]
-    """The run's folder."""
-    source: str | None = None
-    """The dictionary; not needed where the run has only one."""
-    labeller: Labels = Rules()
-    """Who labels."""
-
-    def __call__(self) -> None:
-        """Does it."""
-        stages.label(open_run(self.run), self.labeller, self.source)
-
-
-@value
-class ScoreLabels:
-    """Scores the labels on held-out documents."""
-
-    run: Positional[Path]
-    """The run's folder."""
-    source: str | None = None
-    """The dictionary; not needed where the run has only one."""
-    scorer: Scores = RuleDetection()
-    """Who scores."""
-
-    def __call__(self) -> None:
-        """Does it."""
-        stages.score(open_run(self.run), self.scorer, self.source)
-
-
-@value
 class Steer:
     """Writes on from a prompt, plainly and with features changed, side by side."""
 
@@ -285,6 +252,7 @@ COMMANDS: dict[str, type[Command]] = {
     "collect": Collect,
     "label": LabelFeatures,
     "score": ScoreLabels,
+    "controls": Controls,
     "steer": Steer,
     "export": Export,
     "make": Make,

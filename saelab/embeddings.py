@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class Hashed(Embedder):
         made = np.zeros((len(texts), _HASHED), np.float32)
         for row, text in enumerate(texts):
             words = _TERM.findall(text.lower())
-            for term in (*words, *(f"{first} {second}" for first, second in zip(words, words[1:], strict=False))):
+            for term in (*words, *(f"{first} {second}" for first, second in pairwise(words))):
                 number = zlib.crc32(term.encode())
                 made[row, number % _HASHED] += 1 if number >> 31 else -1
         made = np.sign(made) * np.sqrt(np.abs(made))

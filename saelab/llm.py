@@ -8,9 +8,9 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import fields
 from functools import cache, cached_property
 from itertools import islice
@@ -19,7 +19,7 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from saelab.errors import Conflict, Corrupt, Invalid, NotFound, SaelabError, Unscored
-from saelab.values import value
+from saelab.values import to_dict, value
 from saelab.weights import cache_folder
 
 S = TypeVar("S")
@@ -28,6 +28,8 @@ T = TypeVar("T")
 Message = Mapping[str, str]
 """One message of a conversation: `role` (system, user, assistant) and `content`."""
 
+_TABLE = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, request TEXT, answer TEXT, tokens_in INT, tokens_out INT)"
+_PRICED = 8
 _LETTERS_PER_TOKEN = 3.5
 """Letters of English text in a token, on the low side, for prices told in advance."""
 
@@ -102,22 +104,27 @@ class Chat:
         self.endpoint = endpoint
         self._file = file
         self._lock = Lock()
+        self._rehearsal: list[Sequence[Message]] | None = None
         self.ledger = Ledger()
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             with self._answers() as kept:
-                kept.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, request TEXT, answer TEXT, tokens_in INT, tokens_out INT)")
+                kept.execute(_TABLE)
         except sqlite3.DatabaseError as error:
             raise Corrupt(f"{file} does not hold answers ({error}). Delete it, and run the command again.") from None
 
     def _answers(self) -> Any:  # noqa: ANN401 - a connection that closes itself
         return closing(sqlite3.connect(self._file, timeout=30, isolation_level=None))
 
-    @cached_property
+    @property
     def model(self) -> str:
         """Id of the model that answers. Raises `NotFound` where the endpoint lists none."""
-        if self.endpoint.model:
+        if self.endpoint.model or self._rehearsal is not None:
             return self.endpoint.model
+        return self._first_model
+
+    @cached_property
+    def _first_model(self) -> str:
         listed = self._checked(lambda: self._client.models.list().data)
         if not listed:
             raise NotFound(f"{self.endpoint.url} lists no model. Name one with --model.")
@@ -129,6 +136,9 @@ class Chat:
         Raises `NotFound` where nothing answers or the model is not there, `Invalid` for a key that is refused, `Conflict` where the
         endpoint fails or limits again and again, `Unscored` for a question that it refuses: too long, or filtered.
         """
+        if self._rehearsal is not None:
+            self._rehearsal.append(messages)
+            return ""
         request = {
             "model": self.model,
             "messages": [dict(message) for message in messages],
@@ -148,6 +158,15 @@ class Chat:
         with self._answers() as kept:
             kept.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", (key, json.dumps(request), text or "", read, written))
         return text or ""
+
+    @contextmanager
+    def rehearsed(self) -> Generator[list[Sequence[Message]]]:
+        """While open, nothing is asked: the questions are gathered, and every answer is empty."""
+        self._rehearsal = []
+        try:
+            yield self._rehearsal
+        finally:
+            self._rehearsal = None
 
     def price(self, questions: Sequence[Sequence[Message]], times: float = 1.0) -> str:
         """What some questions will cost, in words; `times` as often as they are given here."""
@@ -212,3 +231,26 @@ def spread(work: Callable[[S], T], items: Iterable[S], parallel: int) -> Iterato
                 item = under_way.pop(future)
                 yield item, future.result()
                 under_way.update((threads.submit(work, other), other) for other in islice(left, 1))
+
+
+def price(part: object, work: Callable[[int], object], items: Sequence[int]) -> str:
+    """What it will cost, in words, to do some work for every item; empty for a part that asks no endpoint.
+
+    Arguments:
+    - `part`: what does the work, an `Endpoint` or not.
+    - `work`: does it for one item; what it asks is only counted, for a few items.
+    - `items`: all items.
+    """
+    if not isinstance(part, Endpoint) or not items:
+        return ""
+    some = items[:: -(-len(items) // _PRICED)]
+    with part.chat.rehearsed() as questions:
+        for item in some:
+            with suppress(Unscored):
+                work(item)
+    return part.chat.price(questions, len(items) / len(some))
+
+
+def spent(part: object) -> dict[str, float]:
+    """The ledger of a part that asks an endpoint, as facts of a stage; empty for any other."""
+    return to_dict(part.chat.ledger) if isinstance(part, Endpoint) else {}

@@ -6,6 +6,7 @@ from typing import Any
 
 from saelab import stages
 from saelab.activations.capture import CaptureConfig
+from saelab.analyses.coverage import ControlsConfig
 from saelab.analyses.quality import EvaluateConfig
 from saelab.errors import Conflict
 from saelab.features.collect import CollectConfig
@@ -44,6 +45,8 @@ class Recipe:
     """Who labels."""
     scorer: Scorer = field(default_factory=RuleDetection)
     """Who scores the labels."""
+    controls: ControlsConfig = field(default_factory=ControlsConfig)
+    """What has learnt nothing, through the same stages."""
 
 
 def demo() -> Recipe:
@@ -84,6 +87,7 @@ def make(run: Run, recipe: Recipe) -> None:
     stages.collect(run, recipe.collect, source)
     stages.label(run, recipe.labeller, source)
     stages.score(run, recipe.scorer, source)
+    stages.controls(run, recipe.controls, source)
 
 
 def prepared(

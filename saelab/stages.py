@@ -19,12 +19,13 @@ from saelab.activations.capture import CaptureConfig
 from saelab.activations.capture import capture as capture_activations
 from saelab.activations.shuffle import steps_of
 from saelab.activations.vectors import VECTORS
+from saelab.analyses.coverage import ControlsConfig, Coverage, measure_controls
 from saelab.analyses.quality import EvaluateConfig
 from saelab.analyses.quality import evaluate as measure_quality
 from saelab.corpus import Corpus, read_corpus
 from saelab.devices import usable
 from saelab.dictionary import DICTIONARIES, Trainable
-from saelab.errors import Conflict, Invalid
+from saelab.errors import Conflict, Invalid, unknown
 from saelab.features.collect import CollectConfig, forget
 from saelab.features.collect import collect as collect_features
 from saelab.features.geometry import LogitLens, logit_lens, neighbours
@@ -32,6 +33,7 @@ from saelab.features.write import write_features
 from saelab.feeds import Feed, Reads, TrainStage, check_hooks
 from saelab.lab import Lab, load_subject, run_subject, widths_of
 from saelab.labellers.base import LABELLERS, Labeller, label_features
+from saelab.llm import spent
 from saelab.policy import TokenKind, TokenPolicy
 from saelab.progress import note
 from saelab.registry import Registry
@@ -244,25 +246,59 @@ def _lens(lab: Lab, directions: Float[Tensor, "feature d"]) -> LogitLens | None:
     return logit_lens(directions, lab.subject.unembed) if directions.shape[1] == lab.subject.d_model else None
 
 
-def label(run: Run, labeller: Labeller, source: str | None = None) -> None:
-    """A label for every feature, in `features.db`."""
-    lab, described = Lab(run, source), _described(LABELLERS, labeller)
-    if lab.folder.done("label", described):
+def label(run: Run, labeller: Labeller, source: str | None = None, features: Sequence[int] = (), preview: bool = False) -> None:
+    """A label for every feature, in `features.db`, beside those of other labellers. Named features alone leave the stage undone.
+
+    With `preview` it says what that will cost, and does nothing.
+    """
+    lab, name = Lab(run, source), LABELLERS.name_of(type(labeller))
+    if lab.folder.part_done("label", name, labeller):
         return
     began = time.monotonic()
-    label_features(lab.features, labeller)
-    lab.folder.finish("label", described, {"num_labelled": lab.features.num_labelled()}, began)
+    label_features(lab.features, labeller, features or None, preview)
+    if not features and not preview:
+        facts = {"num_labelled": lab.features.num_labelled(), "labeller": name, **spent(labeller)}
+        lab.folder.finish_part("label", name, labeller, facts, began)
 
 
-def score(run: Run, scorer: Scorer, source: str | None = None) -> None:
-    """Held-out scores of every label, in `features.db`."""
-    lab, described = Lab(run, source), _described(SCORERS, scorer)
-    labels = lab.folder.need("label")
-    if lab.folder.done("score", described):
+def score(
+    run: Run,
+    scorer: Scorer,
+    source: str | None = None,
+    labeller: str | None = None,
+    features: Sequence[int] = (),
+    preview: bool = False,
+) -> None:
+    """Held-out scores of every label of one labeller (none for the last that labelled), in `features.db`, beside those of other scorers.
+
+    `features` and `preview` are those of `label`.
+    """
+    lab, name = Lab(run, source), SCORERS.name_of(type(scorer))
+    labelled = lab.folder.need("label")
+    if labeller is not None and labeller not in labelled.config:
+        raise unknown("labeller of this dictionary", labeller, labelled.config)
+    labeller = labeller or labelled.facts["labeller"]
+    part = f"{name} of {labeller}" if scorer.of_label else name
+    if lab.folder.part_done("score", part, scorer):
         return
     began = time.monotonic()
-    num = score_features(lab.features, scorer, labels.config["kind"])
-    lab.folder.finish("score", described, {"num_scored": num}, began)
+    num = score_features(lab.features, scorer, labeller, features or None, lab, preview)
+    if not features and not preview:
+        lab.folder.finish_part("score", part, scorer, {"num_scored": num, **spent(scorer)}, began)
+
+
+def controls(run: Run, config: ControlsConfig, source: str | None = None) -> dict[str, Coverage]:
+    """How many labels hold, and how many for random directions and for neurons at the same L0, in `controls/`.
+
+    Gives what was found by name: `trained`, then the controls.
+    """
+    lab = Lab(run, source)
+    lab.folder.need("score")
+    if not lab.folder.done("controls", config):
+        began = time.monotonic()
+        found = measure_controls(lab, config, lab.folder.path / "controls")
+        lab.folder.finish("controls", config, {name: to_dict(item) for name, item in found.items()}, began)
+    return {name: from_dict(Coverage, item) for name, item in lab.folder.need("controls").facts.items()}
 
 
 def architecture_of(sae: object) -> type[Trainable]:

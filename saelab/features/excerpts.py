@@ -28,7 +28,8 @@ def taken(windows: Windows, rows: Int[np.ndarray, " some"]) -> Windows:
 
 
 def thinned(view: ScoreView, count: int, seed: int) -> ScoreView:
-    """A view with at most so many windows of each side: the positives evenly over their strengths, the negatives evenly over their kinds."""
+    """A view with at most so many windows of each side: the positives evenly over their strengths, the negatives evenly over their
+    kinds."""
     random = np.random.default_rng((seed, view.feature))
     order = np.argsort(view.positives.strength, kind="stable")
     up = order[np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))]
@@ -39,9 +40,7 @@ def thinned(view: ScoreView, count: int, seed: int) -> ScoreView:
         own = shuffled[kinds[shuffled] == kind]
         rank[own] = np.arange(len(own))
     down = shuffled[np.argsort(rank[shuffled], kind="stable")][:count]
-    return replace(
-        view, positives=taken(view.positives, up), negatives=taken(view.negatives, down), kinds=tuple(kinds[down].tolist())
-    )
+    return replace(view, positives=taken(view.positives, up), negatives=taken(view.negatives, down), kinds=tuple(kinds[down].tolist()))
 
 
 def strong(windows: Windows) -> Bool[np.ndarray, "window pos"]:
@@ -62,7 +61,7 @@ def lines(windows: Windows, marks: Bool[np.ndarray, "window pos"] | None = None,
         low, high = (0, len(ids)) if radius is None else (max(0, peak - radius), peak + radius + 1)
         shown = [column for column in range(low, min(high, len(ids))) if ids[column] >= 0]
         text = ""
-        for marked, columns in groupby(shown, key=lambda column: marks is not None and bool(marks[row, column])):  # noqa: B023
+        for marked, columns in groupby(shown, key=lambda column: marks is not None and bool(marks[row, column])):
             piece = "".join(strings[ids[column]] for column in columns)
             bare = piece.lstrip(" ")
             text += f"{piece[: len(piece) - len(bare)]}<<{bare}>>" if marked else piece

@@ -164,9 +164,7 @@ class Views:
         positives = self._positives("score", [kept["score"]] if "score" in kept else [], deciles=True)
         negatives, found = self._silent(index, positives)
         fires = np.isin(self._sample, self._pool.fires(index))
-        return ScoreView(
-            feature=index, positives=positives, negatives=negatives, kinds=found.kinds, sample=self._sampled, fires=fires
-        )
+        return ScoreView(feature=index, positives=positives, negatives=negatives, kinds=found.kinds, sample=self._sampled, fires=fires)
 
     def _positives(self, split: SplitName, kept: list[KeptSegments], deciles: bool = False) -> Windows:
         if not kept:

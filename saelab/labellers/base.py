@@ -8,8 +8,8 @@ from saelab.features.store import FeatureStore
 from saelab.features.views import ExplainView, Views
 from saelab.features.vocabulary import fold
 from saelab.labellers.predicates import shown
-from saelab.llm import Endpoint, spread
-from saelab.progress import track
+from saelab.llm import Endpoint, price, spread
+from saelab.progress import note, track
 from saelab.records import Label
 from saelab.registry import Registry
 from saelab.values import to_json, value
@@ -28,13 +28,14 @@ LABELLERS: Registry[Labeller] = Registry("labeller", "saelab.labellers")
 """Every labeller by name."""
 
 
-def label_features(store: FeatureStore, labeller: Labeller, indices: Sequence[int] | None = None) -> int:
+def label_features(store: FeatureStore, labeller: Labeller, indices: Sequence[int] | None = None, preview: bool = False) -> int:
     """Labels those features that this labeller has not labelled yet, each kept as soon as it is made.
 
     Arguments:
     - `store`: the feature store, read and written.
-    - `labeller`: makes the labels.
+    - `labeller`: makes the labels. What one that asks an endpoint will cost is said before it begins.
     - `indices`: only these features; all without it.
+    - `preview`: say what it will cost, and do nothing.
 
     Returns how many were labelled now. A feature for which no label can be made is kept with the reason and `found` false.
     """
@@ -53,6 +54,10 @@ def label_features(store: FeatureStore, labeller: Labeller, indices: Sequence[in
         except Unscored as reason:
             return Label(text=f"no label: {reason}", input_clause="", labeller=name, found=False, made_by=to_json(labeller))
 
+    if cost := price(labeller, make, waiting):
+        note(cost)
+    if preview:
+        return 0
     parallel = labeller.parallel if isinstance(labeller, Endpoint) else 1
     total = store.d_sae if indices is None else len(set(indices))
     made = spread(make, waiting, parallel)

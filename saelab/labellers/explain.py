@@ -1,7 +1,9 @@
 """Labels that a language model writes from examples, over any OpenAI-compatible endpoint.
 
-It is shown explain windows alone: some in which the feature fires, the tokens at which it is strongest marked, some in which it is silent although they
-hold the same tokens, and what the logit lens says that it promotes (examples and promoted tokens together explain more than either, Gur-Arieh et al. 2025, arXiv 2501.08319).
+It is shown explain windows alone: some in which the feature fires, the tokens at which it is strongest marked, some in which it is
+silent although they
+hold the same tokens, and what the logit lens says that it promotes (examples and promoted tokens together explain more than either,
+Gur-Arieh et al. 2025, arXiv 2501.08319).
 """
 
 import hashlib
@@ -20,8 +22,10 @@ from saelab.values import to_json, value
 
 PROMPT = """You explain features of a language model. You are given texts in which one feature is active, with the tokens at which it is \
 strongest between << and >>, and texts in which it is silent. Find what the marked tokens have in common, read in their context, and what \
-the silent texts lack: words, forms, grammar, topic, or what comes next. Say it in one short phrase of at most fifteen words, as exact as the \
-texts allow. Do not speak of the feature, the model, the marks or the texts. Each ⏎ is a line break. End with one line: LABEL: your phrase"""
+the silent texts lack: words, forms, grammar, topic, or what comes next. Say it in one short phrase of at most fifteen words, as exact \
+as the \
+texts allow. Do not speak of the feature, the model, the marks or the texts. Each ⏎ is a line break. End with one line: LABEL: your \
+phrase"""
 
 _LABEL = re.compile(r"label:\s*(.+)", re.IGNORECASE)
 _LONGEST = 200
@@ -78,9 +82,9 @@ class Explain(Labeller, Endpoint):
 def _shown(windows: Windows, count: int) -> Windows:
     """The strongest windows, and as many spread over the others by strength."""
     order = np.argsort(-windows.strength, kind="stable")
-    top = order[: -(-count // 2)]
-    rest = order[len(top) :]
-    return taken(windows, np.concatenate([top, rest[np.unique(np.linspace(0, max(0, len(rest) - 1), count // 2).round().astype(int))]]) if len(rest) and count > 1 else top)
+    top, rest = order[: -(-count // 2)], order[-(-count // 2) :]
+    spread = np.unique(np.linspace(0, len(rest) - 1, min(count // 2, len(rest))).round().astype(int))
+    return taken(windows, np.concatenate([top, rest[spread]]))
 
 
 def _phrase(answer: str) -> str:

@@ -13,8 +13,8 @@ from saelab.errors import Invalid, Unscored
 from saelab.features.store import FeatureStore
 from saelab.features.views import ScoreView, Views
 from saelab.lab import Lab
-from saelab.llm import Endpoint, spread
-from saelab.progress import track
+from saelab.llm import Endpoint, price, spread
+from saelab.progress import note, track
 from saelab.records import Label, Score
 from saelab.registry import Registry
 from saelab.scorers.metrics import document_weights, interval
@@ -163,6 +163,7 @@ def score_features(
     labeller: str = "rules",
     indices: Sequence[int] | None = None,
     lab: Lab | None = None,
+    preview: bool = False,
 ) -> int:
     """Scores what this scorer has not scored yet, each kept as soon as it is made; a failure is kept with its reason.
 
@@ -172,6 +173,7 @@ def score_features(
     - `labeller`: whose labels are scored; without meaning for a scorer of the features themselves.
     - `indices`: only these features; all (with a label) without it.
     - `lab`: where the subject is needed.
+    - `preview`: say what it will cost, where it costs something, and do nothing.
 
     Returns how many were scored now.
     """
@@ -192,6 +194,10 @@ def score_features(
         except Unscored as reason:
             return (Score(scorer=name, metric=scorer.metric, value=None, failed=str(reason), made_by=to_json(scorer)),)
 
+    if cost := price(scorer, make, waiting):
+        note(cost)
+    if preview:
+        return 0
     parallel = scorer.parallel if isinstance(scorer, Endpoint) else 1
     total = len(scored & set(labels)) if scorer.of_label else len(scored)
     made = spread(make, waiting, parallel)

@@ -1,7 +1,8 @@
 """How well examples alone tell the feature's windows: the ceiling of what a label of it can reach.
 
 Held-out windows are ranked by their likeness to the mean of the feature's explain windows minus the mean of windows where it is silent (the
-example embedding score of Paulo et al. 2024, arXiv 2410.13928, with a centroid). No label is used. The null is the ranking by the examples of other features.
+example embedding score of Paulo et al. 2024, arXiv 2410.13928, with a centroid). No label is used. The null is the ranking by the
+examples of other features.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,5 @@
-"""Fuzzing: a language model reads the label and says of each held-out text whether the marked tokens are those it describes (Paulo et al. 2024).
+"""Fuzzing: a language model reads the label and says of each held-out text whether the marked tokens are those it describes (Paulo et
+al. 2024).
 
 Every text is one in which the feature fires. Half of them have the marks where it fires, the others where it is silent, at the columns at
 which another window is marked: number and place of the marks tell nothing.
@@ -19,7 +20,8 @@ from saelab.scorers.ranking import Ranked, Ranking, Sides
 from saelab.values import value
 
 PROMPT = """You test labels of features of a language model. You are given a label, which says what a feature is active on, and numbered \
-texts with some tokens between << and >>. For each text give a number from 0 to 10: 10 if the marked tokens are what the label describes, 0 \
+texts with some tokens between << and >>. For each text give a number from 0 to 10: 10 if the marked tokens are what the label \
+describes, 0 \
 if they are not, a number between if you are not sure. Only the marked tokens count, read in their context. Each ⏎ is a line break."""
 
 

@@ -1,7 +1,8 @@
 """Intruder: do the feature's windows belong together? Four of like strength and one in which it is silent: which is the odd one?
 
 Share of groups in which the odd one is found (Chang et al. 2009; for features Puri et al. 2025, arXiv 2507.08473); one in five is luck, and
-so the null. No label is needed. `intruder` takes the window that is least like the others by embeddings; `intruder_chat` asks a language model.
+so the null. No label is needed. `intruder` takes the window that is least like the others by embeddings; `intruder_chat` asks a language
+model.
 """
 
 import re
@@ -19,7 +20,8 @@ from saelab.scorers.asking import Asking
 from saelab.scorers.base import SCORERS, Bench, Scorer
 from saelab.values import value
 
-PROMPT = """You are given five numbered texts. Four of them have something in common: a topic, a word, a form, a manner of writing. One has \
+PROMPT = """You are given five numbered texts. Four of them have something in common: a topic, a word, a form, a manner of writing. One \
+has \
 not. Answer with the number of the text that does not belong, and nothing else. Each ⏎ is a line break."""
 
 _SIZE = 5

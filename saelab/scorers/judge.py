@@ -18,7 +18,8 @@ from saelab.scorers.asking import Asking
 from saelab.scorers.base import SCORERS, Bench
 from saelab.values import value
 
-PROMPT = """You judge labels of features of a language model. You are given texts in which one feature is active, the tokens at which it is \
+PROMPT = """You judge labels of features of a language model. You are given texts in which one feature is active, the tokens at which \
+it is \
 strongest between << and >>, and two labels, A and B. Say which label describes better what the feature is active on. Answer with one \
 letter, A or B, and nothing else. Each ⏎ is a line break."""
 

@@ -57,9 +57,7 @@ def interval(samples: Float[np.ndarray, " draw"]) -> tuple[float | None, float |
     return float(low), float(high)
 
 
-def ratios(
-    weights: Float[np.ndarray, "r w"], part: Float[np.ndarray, "b w"], whole: Float[np.ndarray, "b w"]
-) -> Float[np.ndarray, "r b"]:
+def ratios(weights: Float[np.ndarray, "r w"], part: Float[np.ndarray, "b w"], whole: Float[np.ndarray, "b w"]) -> Float[np.ndarray, "r b"]:
     """Sum of some parts over the sum of their wholes, for each weighting of the windows; NaN where the whole is nothing."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return (weights @ part.T) / (weights @ whole.T)

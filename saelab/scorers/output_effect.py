@@ -1,8 +1,10 @@
 """Output effect: does the feature, made stronger, raise the tokens that its label says it promotes?
 
 The feature's direction is added on held-out text with the strength at which the predictions move by a given KL divergence, found by
-bisection, and so are random directions: at matched KL none does more than another (Gur-Arieh et al. 2025, arXiv 2501.08319, for effects at a
-given KL). The score is the AUROC of the promised tokens among all tokens by their mean gain of log-probability. The null is the same for the random directions.
+bisection, and so are random directions: at matched KL none does more than another (Gur-Arieh et al. 2025, arXiv 2501.08319, for effects
+at a
+given KL). The score is the AUROC of the promised tokens among all tokens by their mean gain of log-probability. The null is the same for
+the random directions.
 """
 
 import re

@@ -19,7 +19,8 @@ from saelab.scorers.metrics import correlations
 from saelab.values import value
 
 PROMPT = """You foretell a feature of a language model. You are given a label, which says what the feature is active on, and the numbered \
-tokens of a text. For each token give a number from 0 to 10: how active the feature is at this token, 0 where it is silent. Most tokens are \
+tokens of a text. For each token give a number from 0 to 10: how active the feature is at this token, 0 where it is silent. Most tokens \
+are \
 0. Answer with a JSON array with one number for each token and nothing else."""
 
 

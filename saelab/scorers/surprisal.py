@@ -1,6 +1,7 @@
 """Surprisal: does the label make the feature's texts less surprising to the subject itself (Paulo et al. 2024)?
 
-Windows are ranked by how many nats a token they lose after the label in front, in comparison with labels of other features in front. Any base model will do:
+Windows are ranked by how many nats a token they lose after the label in front, in comparison with labels of other features in front. Any
+base model will do:
 it need not follow instructions. The null is the same with each other label in the place of the label.
 """
 
