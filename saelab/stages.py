@@ -277,12 +277,12 @@ def score(
     labelled = lab.folder.need("label")
     if labeller is not None and labeller not in labelled.config:
         raise unknown("labeller of this dictionary", labeller, labelled.config)
-    labeller = labeller or labelled.facts["labeller"]
-    part = f"{name} of {labeller}" if scorer.of_label else name
+    judged: str = labeller or labelled.facts["labeller"]
+    part = f"{name} of {judged}" if scorer.of_label else name
     if lab.folder.part_done("score", part, scorer):
         return
     began = time.monotonic()
-    num = score_features(lab.features, scorer, labeller, features or None, lab, preview)
+    num = score_features(lab.features, scorer, judged, features or None, lab, preview)
     if not features and not preview:
         lab.folder.finish_part("score", part, scorer, {"num_scored": num, **spent(scorer)}, began)
 

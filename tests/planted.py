@@ -131,3 +131,35 @@ def store(path, config: CollectConfig = CONFIG) -> FeatureStore:
     lens = LogitLens(top=tokens, top_values=values, bottom=tokens, bottom_values=-values, kurtosis=kurtosis, kurtosis_null=5.0)
     write_features(path, "toy", "planted", collected(config), STRINGS, near, lens)
     return FeatureStore(path)
+
+
+class PlantedSubject:
+    """Repeats itself: tokens that were said are likelier. A change of its one activation speaks through `unembed`."""
+
+    name = "planted"
+    max_context = 512
+    vocabulary = list(STRINGS)
+
+    def __init__(self) -> None:
+        self.unembed = torch.randn(len(STRINGS), 4, generator=torch.Generator().manual_seed(1))
+        self.unembed[:6] = 3 * PlantedDictionary().directions[COURT]
+
+    def encode(self, text: str) -> list[int]:
+        folded = [token.strip().lower() for token in STRINGS]
+        return [folded.index(word) for word in text.lower().replace("“", " ").replace("”", " ").split() if word in folded]
+
+    def logits(self, tokens, edits=None, mask=None):
+        said = torch.nn.functional.one_hot(tokens, len(STRINGS)).cumsum(1).clamp(max=1) * 3.0
+        x = torch.zeros(*tokens.shape, 4)
+        for edit in (edits or {}).values():
+            x = edit(x, mask)
+        return said + x @ self.unembed.T
+
+
+class PlantedLab:
+    """What a scorer asks of a lab."""
+
+    subject = PlantedSubject()
+    policy = CORPUS.policy
+    dictionary = PlantedDictionary()
+    origin = type("Origin", (), {"written_hooks": ("hook",)})()

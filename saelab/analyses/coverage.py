@@ -63,7 +63,8 @@ class Coverage:
 
 def coverage(store: FeatureStore, labeller: str = "rules", scorer: str = "rule_detection") -> Coverage:
     """The coverage of one labeller's labels by one scorer's headline. Features that never fire, and failures to score, count for
-    nothing."""
+    nothing.
+    """
     density, labels = store.column("density"), store.labels(labeller)
     alive = [index for index in labels if density[index] > 0]
     heads: list[Score] = []

@@ -29,7 +29,8 @@ def taken(windows: Windows, rows: Int[np.ndarray, " some"]) -> Windows:
 
 def thinned(view: ScoreView, count: int, seed: int) -> ScoreView:
     """A view with at most so many windows of each side: the positives evenly over their strengths, the negatives evenly over their
-    kinds."""
+    kinds.
+    """
     random = np.random.default_rng((seed, view.feature))
     order = np.argsort(view.positives.strength, kind="stable")
     up = order[np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))]

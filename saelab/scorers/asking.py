@@ -16,7 +16,8 @@ _ARRAY = re.compile(r"\[[^\[\]]*\]")
 @value
 class Asking(Scorer, Endpoint):
     """Abstract: a scorer over an endpoint. A null costs as many questions as the label itself, so that there is one unless more are
-    asked for."""
+    asked for.
+    """
 
     nulls: int = 1
     """Labels of other features that make the null; 0 halves the price and leaves no lift."""

@@ -116,7 +116,12 @@ class Scorer(ABC):
     def made(self, metric: str, number: float, view: ScoreView, **facts: Any) -> Score:  # noqa: ANN401 - the fields of a score
         """A score by this scorer: its name, seed and config, and whether there are enough windows, beside the facts given."""
         few = len(view.positives) < self.enough or len(view.negatives) < self.enough or len(np.unique(view.positives.document)) < 2
-        common = {"insufficient": few, "seed": self.seed, "made_by": _config(self), "n": len(view.positives) + len(view.negatives)}
+        common: dict[str, Any] = {
+            "insufficient": few,
+            "seed": self.seed,
+            "made_by": _config(self),
+            "n": len(view.positives) + len(view.negatives),
+        }
         return Score(scorer=SCORERS.name_of(type(self)), metric=metric, value=number, **{**common, **facts})
 
     def drawn(self, metric: str, values: Float[np.ndarray, " draw"], view: ScoreView, **facts: Any) -> Score:  # noqa: ANN401 - as in made

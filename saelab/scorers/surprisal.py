@@ -70,7 +70,8 @@ def _losses(lab: Lab, label: Label, windows: Windows) -> Float[np.ndarray, " win
         longest = max(map(len, texts))
         kept = prefix[: max(1, subject.max_context - longest)]
         tokens = torch.tensor([[*kept, *ids, *[0] * (longest - len(ids))] for ids in texts])
-        scores = subject.logits(tokens)[:, len(kept) - 1 : -1].float().log_softmax(-1).cpu()
-        picked = scores.gather(-1, tokens[:, len(kept) :, None])[..., 0]
-        found += [-float(picked[row, : len(ids)].mean()) for row, ids in enumerate(texts)]
+        first = max(1, len(kept))  # nothing foretells a text's first token where no label stands before it
+        scores = subject.logits(tokens)[:, first - 1 : -1].float().log_softmax(-1).cpu()
+        picked = scores.gather(-1, tokens[:, first:, None])[..., 0]
+        found += [-float(picked[row, : len(kept) + len(ids) - first].mean()) for row, ids in enumerate(texts)]
     return np.array(found)
