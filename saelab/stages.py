@@ -275,8 +275,8 @@ def score(
     """
     lab, name = Lab(run, source), SCORERS.name_of(type(scorer))
     labelled = lab.folder.need("label")
-    if labeller is not None and labeller not in labelled.config:
-        raise unknown("labeller of this dictionary", labeller, labelled.config)
+    if labeller is not None and labeller not in lab.features.labellers():
+        raise unknown("labeller of this dictionary", labeller, lab.features.labellers())
     judged: str = labeller or labelled.facts["labeller"]
     part = f"{name} of {judged}" if scorer.of_label else name
     if lab.folder.part_done("score", part, scorer):

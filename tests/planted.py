@@ -138,9 +138,9 @@ class PlantedSubject:
 
     name = "planted"
     max_context = 512
-    vocabulary = list(STRINGS)
 
     def __init__(self) -> None:
+        self.vocabulary = list(STRINGS)
         self.unembed = torch.randn(len(STRINGS), 4, generator=torch.Generator().manual_seed(1))
         self.unembed[:6] = 3 * PlantedDictionary().directions[COURT]
 

@@ -298,6 +298,11 @@ class FeatureStore:
         with self._engine.connect() as connection:
             return {int(feature): from_json(Label, written) for feature, written in connection.execute(query)}
 
+    def labellers(self) -> list[str]:
+        """Who made the labels, by name."""
+        with self._engine.connect() as connection:
+            return list(connection.scalars(select(tables.labels.c.labeller).distinct().order_by(tables.labels.c.labeller)))
+
     def unlabelled(self, labeller: str) -> list[int]:
         """Features that have no label by that labeller yet, in order."""
         done = select(tables.labels.c.feature).where(tables.labels.c.labeller == labeller)

@@ -5,7 +5,6 @@ The model gives 0 to 10, so that its doubts count. An answer that cannot be read
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 
@@ -28,7 +27,7 @@ are not sure. Judge each text alone, by the label and nothing else. Each ⏎ is 
 class Detection(Asking, Ranked):
     """Scores a label by how well a language model tells, with nothing but the label, in which texts the feature fires."""
 
-    shown: ClassVar[bool] = True
+    shown = True
 
     windows: int = 25
     """Windows of either side that are shown."""

@@ -6,7 +6,6 @@ examples of other features.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from saelab.values import value
 class ExampleEmbedding(Ranked):
     """Ranks windows by their likeness to the feature's examples. Its model says which embedder: `minilm`, or `hashed` without it."""
 
-    of_label: ClassVar[bool] = False
+    of_label = False
 
     def rank(self, label: Label | None, view: ScoreView, nulls: Sequence[Label], bench: Bench) -> Ranking:
         """By the dot product with the prototype. Raises `Unscored` where there are too few explain windows."""

@@ -8,7 +8,7 @@ model.
 import re
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +32,7 @@ _NUMBER = re.compile(r"\b([1-5])\b")
 class OddOneOut(Scorer):
     """Abstract: a scorer that looks for the odd window in groups."""
 
-    of_label: ClassVar[bool] = False
+    of_label = False
 
     groups: int = 40
     """Groups that are looked at."""

@@ -5,7 +5,6 @@ The number of tokens at which the rule fires ranks the windows.
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int
@@ -25,7 +24,7 @@ from saelab.values import value
 class RuleDetection(Ranked):
     """Scores the rule of a label as a detector of the feature's windows."""
 
-    shown: ClassVar[bool] = True
+    shown = True
 
     def rank(self, label: Label | None, view: ScoreView, nulls: Sequence[Label], bench: Bench) -> Ranking:
         """By how often the rule fires. Raises `Unscored` for a label without a rule."""
