@@ -34,7 +34,7 @@ class Surprisal(Ranked):
     """Labels of other features that the label is held against; each costs as much as the label itself."""
     min_nulls: int = 2
     """Labels of other features without which there is no score."""
-    windows: int = 16
+    windows: int = 8
     """Windows of either side that are read."""
 
     def chosen(self, view: ScoreView) -> ScoreView:
