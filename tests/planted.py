@@ -148,6 +148,9 @@ class PlantedSubject:
         folded = [token.strip().lower() for token in STRINGS]
         return [folded.index(word) for word in text.lower().replace("“", " ").replace("”", " ").split() if word in folded]
 
+    def activations(self, tokens, hooks):
+        return {hook: torch.ones(*tokens.shape, 4) for hook in hooks}
+
     def logits(self, tokens, edits=None, mask=None):
         said = torch.nn.functional.one_hot(tokens, len(STRINGS)).cumsum(1).clamp(max=1) * 3.0
         x = torch.zeros(*tokens.shape, 4)

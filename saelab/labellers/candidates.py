@@ -66,11 +66,11 @@ def _affixes(texts: Texts, ids: Int[np.ndarray, " window"], known: Evidence) -> 
     """Beginnings and endings that enough different words of the feature share, and fewer words at which it is silent.
 
     A rule about letters speaks of every word with them: “they”, “them” and “their” share three letters with “then” and “these”, and so make
-    no rule about letters but a list of words.
+    no rule about letters but a list of words. A beginning has four letters at least: three are shared by chance too often.
     """
     found: list[Rule] = []
     vocabulary = texts.vocabulary
-    for place, tables, lengths in (("prefix", vocabulary.prefixes, (3, 4, 5)), ("suffix", vocabulary.suffixes, (1, 2, 3, 4))):
+    for place, tables, lengths in (("prefix", vocabulary.prefixes, (4, 5)), ("suffix", vocabulary.suffixes, (1, 2, 3, 4))):
         for length in lengths:
             table = tables(length)[:-1]
             numbers, counts = np.unique(table[ids[ids >= 0]], return_counts=True)

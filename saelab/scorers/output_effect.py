@@ -1,10 +1,9 @@
 """Output effect: does the feature, made stronger, raise the tokens that its label says it promotes?
 
-The feature's direction is added on held-out text with the strength at which the predictions move by a given KL divergence, found by
-bisection, and so are random directions: at matched KL none does more than another (Gur-Arieh et al. 2025, arXiv 2501.08319, for effects
-at a
-given KL). The score is the AUROC of the promised tokens among all tokens by their mean gain of log-probability. The null is the same for
-the random directions.
+The feature's direction is added on held-out text with the strength at which the predictions move by a given KL divergence, found by steps
+that take KL to grow with the square of the strength. So are random directions: at matched KL none does more than another (effects at a given
+KL as in Gur-Arieh et al. 2025, arXiv 2501.08319). The score is the AUROC of the promised tokens among all tokens by their mean gain of
+log-probability. The null is the same for the random directions.
 """
 
 import re
@@ -24,7 +23,8 @@ from saelab.scorers.base import SCORERS, Bench, Scorer
 from saelab.values import value
 
 _TOKEN = re.compile(r"“(.*?)”")
-_STEPS = 10
+_STEPS, _CLOSE = 12, 0.05
+_CONTEXT = 16
 _TOP = 10
 
 
@@ -89,7 +89,7 @@ def _contexts(view: ScoreView, lab: Lab) -> tuple[Tensor, np.ndarray]:
     begin = [policy.bos_id] if policy.prepend_bos and policy.bos_id is not None else []
     texts = [[*begin, *ids[ids >= 0].tolist()] for part in (view.positives, view.negatives) for ids in part.texts.ids]
     documents = np.concatenate([view.positives.document, view.negatives.document])
-    length = min(map(len, texts))
+    length = min(_CONTEXT, *map(len, texts))
     if length < 2:
         raise Unscored("the windows of the score documents are too short to steer on")
     return torch.tensor([ids[-length:] for ids in texts]), documents
@@ -109,13 +109,14 @@ def _at_kl(lab: Lab, tokens: Tensor, direction: Float[Tensor, " d"], kl: float) 
 
         return subject.logits(tokens, {hook: edit}, mask)[:, 1:].float().log_softmax(-1)
 
-    low, high = 1e-3, 1e4
+    strength, gain = 0.1 * float(subject.activations(tokens, [hook])[hook].float().norm(dim=-1).mean()), torch.zeros(0)
     for _ in range(_STEPS):
-        middle = (low * high) ** 0.5
-        after = steered(middle)
-        low, high = (middle, high) if float((after.exp() * (after - plain)).sum(-1).mean()) < kl else (low, middle)
-    gain = (steered((low * high) ** 0.5) - plain).mean(1)
-    return gain.cpu().numpy(), (low * high) ** 0.5
+        after = steered(strength)
+        gain, reached = (after - plain).mean(1), max(1e-9, float((after.exp() * (after - plain)).sum(-1).mean()))
+        if abs(reached / kl - 1) < _CLOSE:
+            break
+        strength *= min(8.0, max(0.125, (kl / reached) ** 0.5))
+    return gain.cpu().numpy(), strength
 
 
 def _areas(drawn: Float[np.ndarray, "draw window"], gain: Float[np.ndarray, "window vocab"], promised: list[int]) -> np.ndarray:

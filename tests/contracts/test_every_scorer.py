@@ -56,6 +56,8 @@ def name(request):
 @pytest.fixture
 def scorer(name, url):
     kind = SCORERS[name]
+    if name == "surprisal":
+        return kind(windows=16)
     return kind(url=url, parallel=1) if issubclass(kind, Endpoint) else kind()
 
 
