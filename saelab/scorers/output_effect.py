@@ -1,9 +1,9 @@
 """Output effect: does the feature, made stronger, raise the tokens that its label says it promotes?
 
-The feature's direction is added on held-out text with the strength at which the predictions move by a given KL divergence, found by
-steps that take KL to grow with the square of the strength. So are random directions: at matched KL none does more than another (effects at a
-given KL as in Gur-Arieh et al. 2025, arXiv 2501.08319). The score is the AUROC of the promised tokens among all tokens by their mean gain of
-log-probability. The null is the same for the random directions.
+The feature's direction is added on held-out text with the strength at which the predictions move by a given KL divergence, found by steps
+that take KL to grow with the square of the strength. So are random directions: at matched KL none does more than another (effects at a
+given KL as in Gur-Arieh et al. 2025, arXiv 2501.08319). The score is the AUROC of the promised tokens among all tokens by their mean gain
+of log-probability. The null is the same for the random directions.
 """
 
 import re
