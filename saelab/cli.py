@@ -12,18 +12,17 @@ from saelab import recipes, stages
 from saelab.activations.capture import CaptureConfig
 from saelab.analyses.quality import EvaluateConfig
 from saelab.arguments import Command, parsed
-from saelab.choices import Labels, Scores, Texts
+from saelab.choices import Texts
 from saelab.console import ERR, OUT
 from saelab.errors import Invalid, SaelabError, unknown
 from saelab.exchange import Export, Import
 from saelab.findings import Collect, DocumentVectors, FindFirings
 from saelab.lab import Lab
-from saelab.labellers.rules import Rules
+from saelab.labelling import Controls, LabelFeatures, ScoreLabels
 from saelab.meaning import EmbedLabels
 from saelab.progress import shown
 from saelab.records import Estimate, Intervention, Quality, SteerRequest, Unit
 from saelab.run import Run, open_run, read_saved
-from saelab.scorers.rule_detection import RuleDetection
 from saelab.steering import steer
 from saelab.texts.bundled import Bundled
 from saelab.trainings import Fit, Sweep, Train
@@ -79,38 +78,6 @@ class Evaluate:
         stages.evaluate(run, self.config, self.source)
         file = run.find_source(self.source).path / "quality.json"
         _show_quality(read_saved(Quality, file))
-
-
-@value
-class LabelFeatures:
-    """Gives every feature a label."""
-
-    run: Positional[Path]
-    """The run's folder."""
-    source: str | None = None
-    """The dictionary; not needed where the run has only one."""
-    labeller: Labels = Rules()
-    """Who labels."""
-
-    def __call__(self) -> None:
-        """Does it."""
-        stages.label(open_run(self.run), self.labeller, self.source)
-
-
-@value
-class ScoreLabels:
-    """Scores the labels on held-out documents."""
-
-    run: Positional[Path]
-    """The run's folder."""
-    source: str | None = None
-    """The dictionary; not needed where the run has only one."""
-    scorer: Scores = RuleDetection()
-    """Who scores."""
-
-    def __call__(self) -> None:
-        """Does it."""
-        stages.score(open_run(self.run), self.scorer, self.source)
 
 
 @value
@@ -200,6 +167,7 @@ COMMANDS: dict[str, type[Command]] = {
     "label": LabelFeatures,
     "score": ScoreLabels,
     "embed": EmbedLabels,
+    "controls": Controls,
     "steer": Steer,
     "export": Export,
     "make": Make,

@@ -59,9 +59,10 @@ def import_features(run: Run, path: Path, source: str, hook: str | None = None) 
         _make_neuronpedia(folder, path) if kind == "neuronpedia" else _make_delphi(run, folder, path, module)
     began = time.monotonic()
     store = FeatureStore(store_place(folder.path))
-    num = _put_labels(store, _labels(path, module), path)
-    if num and folder.manifest("label") is None:
-        folder.finish("label", {"kind": f"imported from {kind}"}, {"num_labelled": store.num_labelled()}, began)
+    last = _put_labels(store, _labels(path, module), path)
+    if last is not None:
+        facts = {"num_labelled": store.num_labelled(), "labeller": last.labeller}
+        folder.finish_part("label", f"imported from {kind}", {"path": str(path)}, facts, began)
     store.close()
 
 
@@ -71,14 +72,14 @@ def _labels(path: Path, module: str) -> Iterable[tuple[int, Label]]:
     return ((int(row["index"]), neuronpedia.label_of(row)) for row in neuronpedia.rows(path, "explanations"))
 
 
-def _put_labels(store: FeatureStore, labels: Iterable[tuple[int, Label]], path: Path) -> int:
-    num = 0
+def _put_labels(store: FeatureStore, labels: Iterable[tuple[int, Label]], path: Path) -> Label | None:
+    """Keeps the labels; gives the last one."""
+    label: Label | None = None
     for index, label in track(labels, stage="labels", total=0, unit="labels"):
         if index >= store.d_sae:
             raise Conflict(f"{path} has a label of feature {index}, but {store.facts['source']} has {store.d_sae}: they differ in size.")
         store.put_label(index, label)
-        num += 1
-    return num
+    return label
 
 
 def _finish(folder: Stages, model: str, hook: str, d_sae: int, num_tokens: int, path: Path, began: float) -> None:

@@ -67,7 +67,7 @@ class Score:
     n: int = 0
     """Windows it was scored on."""
     null: float | None = None
-    """The same score with the labels of other features (a shuffled-label null), mean."""
+    """What luck gives: the mean of the same score with labels of other features, or another null that the scorer names."""
     lift: float | None = None
     """`value` minus `null`."""
     lift_low: float | None = None
@@ -80,6 +80,12 @@ class Score:
     """Why there is no number; none where there is one."""
     seed: int = 0
     """Seed of the sampling."""
+    failures: float = 0.0
+    """Share of the answers of a model that could not be read; each counts as wrong."""
+    model: str = ""
+    """Model that the score was made with: one behind an endpoint, an embedder, a subject; empty where there was none."""
+    prompt: str = ""
+    """Hash of the prompt that the model was given; empty where there was none."""
     made_by: str = ""
     """The scorer's own configuration, as JSON."""
 
@@ -95,11 +101,15 @@ class Label:
     output_clause: str = ""
     """Which tokens the feature promotes; empty where the logit lens shows nothing clear."""
     labeller: str
-    """Registered name of the labeller, such as `rules`."""
+    """Who made it: the registered name of a labeller, such as `rules`, or the author of an imported label."""
     predicate: str = ""
     """The executable rule behind the input clause, as JSON; empty where there is none."""
     found: bool = True
     """False where the labeller says that it found no simple rule."""
+    model: str = ""
+    """Model that wrote it: one behind an endpoint; empty where there was none."""
+    prompt: str = ""
+    """Hash of the prompt that the model was given; empty where there was none."""
     made_by: str = ""
     """The labeller's own configuration, as JSON."""
     scores: tuple[Score, ...] = ()
@@ -214,6 +224,8 @@ class Feature:
     """Who it is."""
     label: Label | None
     """Its label with scores."""
+    scores: tuple[Score, ...] = ()
+    """Scores of the feature itself, which need no label: how well a label could do at all."""
     density: Estimate
     """Share of tokens on which it fires."""
     max: float

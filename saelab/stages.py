@@ -32,13 +32,10 @@ from saelab.features.layout import lay_out
 from saelab.features.write import Geometry, write_features
 from saelab.feeds import Feed, Reading, Reads, TrainStage, check_hooks
 from saelab.lab import Lab, load_subject, run_subject, widths_of
-from saelab.labellers.base import LABELLERS, Labeller, label_features
 from saelab.policy import TokenKind, TokenPolicy
 from saelab.progress import note
 from saelab.readings import readings
-from saelab.registry import Registry
 from saelab.run import Run, Stages, differences, write_atomically
-from saelab.scorers.base import SCORERS, Scorer, score_features
 from saelab.subject import Subject, SubjectConfig
 from saelab.sweep import Member, fit
 from saelab.texts.base import TEXTS, TextSource
@@ -71,7 +68,7 @@ class ReadConfig:
 
 def read(run: Run, config: ReadConfig, texts: TextSource) -> None:
     """Text to token windows in `corpus/`."""
-    described = {**to_dict(config), "texts": _described(TEXTS, texts)}
+    described = {**to_dict(config), "texts": {"kind": TEXTS.name_of(type(texts)), **to_dict(texts)}}
     if run.done("read", described):
         return
     began = time.monotonic()
@@ -272,27 +269,6 @@ def _lens(lab: Lab, directions: Float[Tensor, "feature d"]) -> LogitLens | None:
     return logit_lens(directions, lab.subject.unembed) if directions.shape[1] == lab.subject.d_model else None
 
 
-def label(run: Run, labeller: Labeller, source: str | None = None) -> None:
-    """A label for every feature, in `features.db`."""
-    lab, described = Lab(run, source), _described(LABELLERS, labeller)
-    if lab.folder.done("label", described):
-        return
-    began = time.monotonic()
-    label_features(lab.features, labeller)
-    lab.folder.finish("label", described, {"num_labelled": lab.features.num_labelled()}, began)
-
-
-def score(run: Run, scorer: Scorer, source: str | None = None) -> None:
-    """Held-out scores of every label, in `features.db`."""
-    lab, described = Lab(run, source), _described(SCORERS, scorer)
-    labels = lab.folder.need("label")
-    if lab.folder.done("score", described):
-        return
-    began = time.monotonic()
-    num = score_features(lab.features, scorer, labels.config["kind"])
-    lab.folder.finish("score", described, {"num_scored": num}, began)
-
-
 def architecture_of(config: object, among: type[_Kind] = Trainable) -> type[_Kind]:
     """The dictionary class whose config this is."""
     for name in DICTIONARIES:
@@ -320,8 +296,3 @@ def source_name(hook: str, architecture: str) -> str:
         "hook_attn_out": "att",
     }
     return f"{layer}-{short.get(place, re.sub('[._]', '-', place.replace('hook_', '')))}-{architecture}".lstrip("-")
-
-
-def _described(registry: Registry[Any], item: object) -> dict[str, Any]:
-    """A registered part as JSON: its name beside its fields."""
-    return {"kind": registry.name_of(type(item)), **to_dict(item)}

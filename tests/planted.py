@@ -162,3 +162,38 @@ def same(one: Collected, other: Collected) -> None:
         np.testing.assert_array_equal(getattr(one.tokens, name), getattr(other.tokens, name), err_msg=name)
     for name in ("segments", "seen", "feature", "member", "peak"):
         np.testing.assert_array_equal(getattr(one.pool, name), getattr(other.pool, name))
+
+
+class PlantedSubject:
+    """Repeats itself: tokens that were said are likelier. A change of its one activation speaks through `unembed`."""
+
+    name = "planted"
+    max_context = 512
+
+    def __init__(self) -> None:
+        self.vocabulary = list(STRINGS)
+        self.unembed = torch.randn(len(STRINGS), 4, generator=torch.Generator().manual_seed(1))
+        self.unembed[:6] = 3 * PlantedDictionary().directions[COURT]
+
+    def encode(self, text: str) -> list[int]:
+        folded = [token.strip().lower() for token in STRINGS]
+        return [folded.index(word) for word in text.lower().replace("“", " ").replace("”", " ").split() if word in folded]
+
+    def activations(self, tokens, hooks):
+        return {hook: torch.ones(*tokens.shape, 4) for hook in hooks}
+
+    def logits(self, tokens, edits=None, mask=None):
+        said = torch.nn.functional.one_hot(tokens, len(STRINGS)).cumsum(1).clamp(max=1) * 3.0
+        x = torch.zeros(*tokens.shape, 4)
+        for edit in (edits or {}).values():
+            x = edit(x, mask)
+        return said + x @ self.unembed.T
+
+
+class PlantedLab:
+    """What a scorer asks of a lab."""
+
+    subject = PlantedSubject()
+    policy = CORPUS.policy
+    dictionary = PlantedDictionary()
+    origin = type("Origin", (), {"written_hooks": ("hook",)})()

@@ -49,20 +49,31 @@ class LabelStore(Database):
         for scorer in scorers:
             self.put_scores(index, label, [score for score in label.scores if score.scorer == scorer])
 
-    def put_scores(self, index: int, label: Label, scores: Sequence[Score]) -> None:
-        """Keeps the scores that one scorer gave a label, headline first. Raises `NotFound` if the label is not in the store."""
-        self.label(index, label.labeller)
+    def put_scores(self, index: int, label: Label | None, scores: Sequence[Score], shown: bool = True) -> None:
+        """Keeps the scores that one scorer gave a label, or the feature itself without one, headline first.
+
+        With `shown` the headline becomes what the table shows of the label. Raises `NotFound` if the label is not in the store.
+        """
+        labeller = "" if label is None else self.label(index, label.labeller).labeller
         head = scores[0]
-        key = {"feature": index, "labeller": label.labeller, "scorer": head.scorer}
+        key = {"feature": index, "labeller": labeller, "scorer": head.scorer}
         written = json.dumps([json.loads(to_json(score)) for score in scores])
         with self.writing() as connection:
             _remove(connection, tables.scores, key)
             connection.execute(insert(tables.scores).values(**key, value=head.value, lift=head.lift, scores=written))
-            connection.execute(
-                update(tables.features)
-                .where(and_(tables.features.c.index == index, tables.features.c.labeller == label.labeller))
-                .values(score=head.value, lift=head.lift, lift_low=head.lift_low)
-            )
+            if shown:
+                connection.execute(
+                    update(tables.features)
+                    .where(and_(tables.features.c.index == index, tables.features.c.labeller == labeller))
+                    .values(score=head.value, lift=head.lift, lift_low=head.lift_low)
+                )
+
+    def scores(self, index: int, labeller: str = "") -> tuple[Score, ...]:
+        """Scores of a feature's label by one labeller, or of the feature itself, by scorer."""
+        where = and_(tables.scores.c.feature == index, tables.scores.c.labeller == labeller)
+        with self.engine.connect() as connection:
+            rows = connection.scalars(select(tables.scores.c.scores).where(where).order_by(tables.scores.c.scorer)).all()
+        return tuple(from_json(Score, json.dumps(item)) for row in rows for item in json.loads(row))
 
     def label(self, index: int, labeller: str) -> Label:
         """A feature's label by one labeller, with its scores. Raises `NotFound` where there is none."""
@@ -77,20 +88,19 @@ class LabelStore(Database):
             written = connection.scalars(
                 select(tables.labels.c.label).where(tables.labels.c.feature == index).order_by(tables.labels.c.labeller)
             ).all()
-            rows = connection.execute(
-                select(tables.scores.c.labeller, tables.scores.c.scores)
-                .where(tables.scores.c.feature == index)
-                .order_by(tables.scores.c.scorer)
-            ).all()
         labels = [from_json(Label, label) for label in written]
-        scores = [(labeller, from_json(Score, json.dumps(item))) for labeller, row in rows for item in json.loads(row)]
-        return tuple(replace(label, scores=tuple(score for labeller, score in scores if labeller == label.labeller)) for label in labels)
+        return tuple(replace(label, scores=self.scores(index, label.labeller)) for label in labels)
 
     def labels(self, labeller: str) -> dict[int, Label]:
         """Every label by one labeller, without scores."""
         query = select(tables.labels.c.feature, tables.labels.c.label).where(tables.labels.c.labeller == labeller)
         with self.engine.connect() as connection:
             return {int(feature): from_json(Label, written) for feature, written in connection.execute(query)}
+
+    def labellers(self) -> list[str]:
+        """Who made the labels, by name."""
+        with self.engine.connect() as connection:
+            return list(connection.scalars(select(tables.labels.c.labeller).distinct().order_by(tables.labels.c.labeller)))
 
     def unlabelled(self, labeller: str) -> list[int]:
         """Features that have no label by that labeller yet, in order."""
@@ -100,11 +110,12 @@ class LabelStore(Database):
             return list(connection.scalars(query))
 
     def unscored(self, labeller: str, scorer: str) -> list[int]:
-        """Features with a label by that labeller that the scorer has not scored yet, in order."""
+        """Features with a label by that labeller (all of them, where that is empty) that the scorer has not scored yet, in order."""
         done = select(tables.scores.c.feature).where(and_(tables.scores.c.labeller == labeller, tables.scores.c.scorer == scorer))
-        have = select(tables.labels.c.feature).where(and_(tables.labels.c.labeller == labeller, tables.labels.c.feature.not_in(done)))
+        have = select(tables.labels.c.feature).where(tables.labels.c.labeller == labeller) if labeller else select(tables.features.c.index)
+        owner = have.selected_columns[0]
         with self.engine.connect() as connection:
-            return list(connection.scalars(have.order_by(tables.labels.c.feature)))
+            return list(connection.scalars(have.where(owner.not_in(done)).order_by(owner)))
 
     def labelled(self) -> list[int]:
         """Features that have a label by anybody, in order."""

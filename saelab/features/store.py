@@ -88,6 +88,7 @@ class FeatureStore(LabelStore):
         return Feature(
             id=self.id(index),
             label=self.label(index, record["labeller"]) if record["labeller"] else None,
+            scores=self.scores(index),
             density=proportion(record["count"], self.num_tokens),
             max=record["max"],
             mean=record["mean"],

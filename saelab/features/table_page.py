@@ -172,8 +172,9 @@ def _numbered(
 ) -> tuple[Select[Any, Any], Select[Any, Any]]:
     """The numbers to sort by with their features: how to find those that have one, and those that have none.
 
-    A column of `features` has an index to walk down. Scores of one scorer have one too, with a look at the feature of each; where few
-    features pass the filters, the score of each is looked up instead. Raises `NotFound` for a sort that is not there.
+    A column of `features` has an index to walk down. Scores of one scorer, given to the shown label or to the feature itself, have one too,
+    with a look at the feature of each; where few features pass the filters, the score of each is looked up instead. Raises `NotFound` for a
+    sort that is not there.
     """
     features, scores = tables.features.c, tables.scores.c
     if sort in tables.SORTS:
@@ -184,7 +185,7 @@ def _numbered(
         known = list(connection.scalars(select(scores.scorer).distinct()))
         raise unknown("sort", sort, ["index", *tables.SORTS, *known, *(f"{name}.lift" for name in known)])
     number = scores.lift if lift else scores.value
-    of_feature = (scores.scorer == scorer, scores.feature == features.index, scores.labeller == features.labeller)
+    of_feature = (scores.scorer == scorer, scores.feature == features.index, scores.labeller.in_((features.labeller, "")))
     looked_up = select(number).where(*of_feature).correlate(tables.features).scalar_subquery()
     numbers = select(looked_up.label("number"), features.index).where(*conditions).cte("numbers").prefix_with("MATERIALIZED")
     each = select(numbers.c.number, numbers.c.index)

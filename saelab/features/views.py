@@ -43,6 +43,12 @@ class Windows:
         return len(self.document)
 
     @cached_property
+    def words(self) -> tuple[str, ...]:
+        """Each window as one text, left context included."""
+        strings = self.texts.vocabulary.strings
+        return tuple("".join(strings[token] for token in row if token >= 0) for row in self.texts.ids.tolist())
+
+    @cached_property
     def peak(self) -> Int[np.ndarray, " window"]:
         """Column of each window's strongest token."""
         return np.abs(np.where(self.counted, self.values, 0)).argmax(1)
@@ -91,9 +97,18 @@ class ScoreView:
     """Windows of score documents in which it is silent."""
     kinds: tuple[str, ...]
     """How each negative was found: random, same_token, near_miss or neighbour."""
+    sample: Windows
+    """Windows of score documents drawn whether it fires in them or not, the same for every feature; without activations."""
+    fires: Bool[np.ndarray, " sample"]
+    """In which windows of the sample it fires."""
 
     def __post_init__(self) -> None:
-        _same_split("score", self.positives, self.negatives)
+        _same_split("score", self.positives, self.negatives, self.sample)
+
+    @property
+    def base_rate(self) -> float:
+        """Share of all windows in which it fires, by the sample (half a window is added to either side)."""
+        return float((self.fires.sum() + 0.5) / (len(self.fires) + 1))
 
 
 def _same_split(split: SplitName, *windows: Windows) -> None:
@@ -122,6 +137,9 @@ class Views:
         usable = pool.seen & self._clean[self._rows_of_pool]
         folded = self.vocabulary.folded[np.where(self._own(self._rows_of_pool), self._segments.tokens[self._rows_of_pool], -1)]
         split = self._segments.split[self._rows_of_pool]
+        self._pool = pool
+        self._sample = np.flatnonzero(usable & (split == SPLITS.index("score")))
+        self._sampled = self._windows("score", self._rows_of_pool[self._sample], None)
         self._negatives = NegativeFinder(pool, usable, split, folded, store.all_neighbours(), self.vocabulary.is_word, seed)
 
     def explain(self, index: int) -> ExplainView:
@@ -145,7 +163,8 @@ class Views:
         kept = self.store.examples(index)
         positives = self._positives("score", [kept["score"]] if "score" in kept else [], deciles=True)
         negatives, found = self._silent(index, positives)
-        return ScoreView(feature=index, positives=positives, negatives=negatives, kinds=found.kinds)
+        fires = np.isin(self._sample, self._pool.fires(index))
+        return ScoreView(feature=index, positives=positives, negatives=negatives, kinds=found.kinds, sample=self._sampled, fires=fires)
 
     def _positives(self, split: SplitName, kept: list[KeptSegments], deciles: bool = False) -> Windows:
         if not kept:

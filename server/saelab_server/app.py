@@ -12,7 +12,7 @@ from saelab_server.dashboard import add_dashboard
 from saelab_server.errors import add_error_handlers
 from saelab_server.guard import Guard
 from saelab_server.parts import embed_text, open_features, open_work
-from saelab_server.routes import activations, features, figures, health, runs, search, sources, steering
+from saelab_server.routes import activations, chat, features, figures, health, runs, search, sources, steering
 from saelab_server.schema import describe
 from saelab_server.settings import WEB, Settings
 from saelab_server.state import Embed, OpenFeatures, OpenWork, State
@@ -58,6 +58,7 @@ def create_app(
     app.include_router(health.router)
     for noun in _ROUTERS:
         app.include_router(noun.router, prefix="/api/v1")
+    app.include_router(chat.router)
     add_dashboard(app, web)
     app.openapi = lambda: describe(app)
     return app

@@ -4,15 +4,29 @@ Browsing features needs no torch; what needs the model is imported when the firs
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from saelab.conversations import Message
 from saelab.embeddings import embedder
 from saelab.features.database import store_place
 from saelab.features.store import FeatureStore
 from saelab.records import Completion, SteerRequest, SteerToken, TokenActivations
 from saelab.run import Run
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the subject said in a conversation."""
+
+    text: str
+    """Its words."""
+    tokens_in: int
+    """Tokens of the conversation before."""
+    tokens_out: int
+    """Tokens that it wrote."""
 
 
 class Work(Protocol):
@@ -36,6 +50,10 @@ class Work(Protocol):
 
     def stream_steer(self, request: SteerRequest) -> Iterator[SteerToken | Completion]:
         """The same token by token; the completion comes last."""
+        ...
+
+    def chat(self, messages: Sequence[Message], max_tokens: int, temperature: float, seed: int) -> Answer:
+        """The subject's own answer in a conversation. Raises `Invalid` where it has no chat template or the conversation is too long."""
         ...
 
 

@@ -90,6 +90,11 @@ class State:
             raise _missing(model, name, sources, runs)
         return found[0]
 
+    def models(self) -> dict[str, Source]:
+        """The models that can answer, each with a dictionary through which it is opened: one whose features were collected."""
+        sources = [source for run in self.runs() for source in run.sources if "collect" in source.stages]
+        return {source.model: source for source in reversed(sources)}
+
     def folder(self, source: Source) -> Path:
         """Where a dictionary lies."""
         return self._run(source).source(source.source).path

@@ -83,6 +83,18 @@ def test_a_page_may_be_sorted_by_any_scorer_of_the_shown_label(store, monkeypatc
         store.page(sort="other.lif")
 
 
+@pytest.mark.parametrize("few", [1, 8192], ids=["many features", "few features"])
+def test_scores_of_the_features_themselves_sort_the_table_and_need_no_label(store, monkeypatch, few):
+    monkeypatch.setattr("saelab.features.table_page._FEW", few)
+    store.put_label(2, label("x"))
+    for index, value in ((1, 0.4), (2, 0.9), (5, 0.6)):
+        store.put_scores(index, None, [score(value, lift=1 - value, scorer="of_itself")], shown=False)
+    assert [row.index for row in store.page(sort="of_itself", descending=True, limit=4).items] == [2, 5, 1, 0]
+    assert [row.index for row in store.page(sort="of_itself.lift", limit=3).items] == [2, 5, 1]
+    assert store.scores(5)[0].value == 0.6
+    assert store.rows([2])[0].score is None, "the table shows what a label's scorer found"
+
+
 def test_filters_choose_by_tags_and_by_score(store):
     tagged = {row.index: set(row.tags) for row in store.page(limit=100).items}
     assert {"dense"} <= tagged[planted.DENSE]

@@ -26,6 +26,7 @@ from saelab.records import (
 )
 from saelab.run import Run
 from saelab.values import to_dict, to_json
+from saelab_server.parts import Answer
 
 MODEL, SOURCE, D_SAE = "toy", "1-res-topk", 8
 BASE = f"/api/v1/models/{MODEL}/sources/{SOURCE}"
@@ -138,6 +139,10 @@ class FakeWork:
         wanted = range(min(top, D_SAE)) if features is None else features
         found = tuple(FeatureActivation(index=i, label=None, max=1.0, values=(1.0,) * len(tokens)) for i in wanted)
         return TokenActivations(tokens=tokens, counted=(True,) * len(tokens), features=found)
+
+    def chat(self, messages, max_tokens, temperature, seed) -> Answer:
+        said = messages[-1]["content"].split()[:max_tokens]
+        return Answer(text=" ".join(said), tokens_in=sum(len(m["content"].split()) for m in messages), tokens_out=len(said))
 
     def check(self, request) -> None:
         if not request.interventions:

@@ -324,6 +324,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/models": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Models
+         * @description The subjects of the runs.
+         */
+        get: operations["chat-list"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/chat/completions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Complete Chat
+         * @description What a subject answers, by its own chat template, without any change of its features.
+         */
+        post: operations["chat-complete"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -349,6 +389,181 @@ export interface components {
              * @default 10
              */
             top: number;
+        };
+        /**
+         * ChatChoice
+         * @description One answer.
+         */
+        ChatChoice: {
+            /**
+             * Index
+             * @description Its number, 0.
+             */
+            index: number;
+            /** @description What the model says. */
+            message: components["schemas"]["ChatMessage"];
+            /**
+             * Finish Reason
+             * @description Whether it came to an end, or to the limit of tokens.
+             * @enum {string}
+             */
+            finish_reason: "stop" | "length";
+        };
+        /**
+         * ChatCompletion
+         * @description The answer to a conversation.
+         */
+        ChatCompletion: {
+            /**
+             * Id
+             * @description A name for this answer alone.
+             */
+            id: string;
+            /**
+             * Object
+             * @description What this is.
+             * @constant
+             */
+            object: "chat.completion";
+            /**
+             * Created
+             * @description When, in seconds since 1970.
+             */
+            created: number;
+            /**
+             * Model
+             * @description Id of the subject.
+             */
+            model: string;
+            /**
+             * Choices
+             * @description The answer; always one.
+             */
+            choices: components["schemas"]["ChatChoice"][];
+            usage: components["schemas"]["ChatUsage"];
+        };
+        /**
+         * ChatMessage
+         * @description One message of a conversation.
+         */
+        ChatMessage: {
+            /**
+             * Role
+             * @description Who says it.
+             * @enum {string}
+             */
+            role: "system" | "user" | "assistant";
+            /**
+             * Content
+             * @description What is said.
+             */
+            content: string;
+        };
+        /**
+         * ChatModel
+         * @description A model that answers.
+         */
+        ChatModel: {
+            /**
+             * Id
+             * @description Id of the subject.
+             */
+            id: string;
+            /**
+             * Object
+             * @description What this is.
+             * @constant
+             */
+            object: "model";
+            /**
+             * Created
+             * @description Not known: 0.
+             */
+            created: number;
+            /**
+             * Owned By
+             * @description The run that it was opened from.
+             */
+            owned_by: string;
+        };
+        /**
+         * ChatModels
+         * @description The models that answer.
+         */
+        ChatModels: {
+            /**
+             * Object
+             * @description What this is.
+             * @constant
+             */
+            object: "list";
+            /**
+             * Data
+             * @description One for each subject of the runs.
+             */
+            data: components["schemas"]["ChatModel"][];
+        };
+        /**
+         * ChatRequest
+         * @description A conversation that the model shall answer.
+         */
+        ChatRequest: {
+            /**
+             * Model
+             * @description Id of the subject.
+             */
+            model: string;
+            /**
+             * Messages
+             * @description What was said so far.
+             */
+            messages: components["schemas"]["ChatMessage"][];
+            /**
+             * Max Tokens
+             * @description Tokens that the answer may have.
+             * @default 256
+             */
+            max_tokens: number;
+            /**
+             * Temperature
+             * @description 0 takes the likeliest token.
+             * @default 0
+             */
+            temperature: number;
+            /**
+             * Seed
+             * @description Seed of the random numbers.
+             * @default 0
+             */
+            seed: number;
+            /**
+             * Stream
+             * @description Answers come whole.
+             * @default false
+             * @constant
+             */
+            stream: false;
+        };
+        /**
+         * ChatUsage
+         * @description How many tokens it took.
+         */
+        ChatUsage: {
+            /**
+             * Prompt Tokens
+             * @description Tokens of the conversation.
+             */
+            prompt_tokens: number;
+            /**
+             * Completion Tokens
+             * @description Tokens of the answer.
+             */
+            completion_tokens: number;
+            /**
+             * Total Tokens
+             * @description Both.
+             */
+            total_tokens: number;
         };
         /**
          * Completion
@@ -508,6 +723,12 @@ export interface components {
             id: components["schemas"]["FeatureId"];
             /** @description Its label with scores. */
             label: components["schemas"]["Label"] | null;
+            /**
+             * Scores
+             * @description Scores of the feature itself, which need no label: how well a label could do at all.
+             * @default []
+             */
+            scores: components["schemas"]["Score"][];
             /** @description Share of tokens on which it fires. */
             density: components["schemas"]["Estimate"];
             /**
@@ -831,7 +1052,7 @@ export interface components {
             output_clause: string;
             /**
              * Labeller
-             * @description Registered name of the labeller, such as `rules`.
+             * @description Who made it: the registered name of a labeller, such as `rules`, or the author of an imported label.
              */
             labeller: string;
             /**
@@ -846,6 +1067,18 @@ export interface components {
              * @default true
              */
             found: boolean;
+            /**
+             * Model
+             * @description Model that wrote it: one behind an endpoint; empty where there was none.
+             * @default
+             */
+            model: string;
+            /**
+             * Prompt
+             * @description Hash of the prompt that the model was given; empty where there was none.
+             * @default
+             */
+            prompt: string;
             /**
              * Made By
              * @description The labeller's own configuration, as JSON.
@@ -1090,7 +1323,7 @@ export interface components {
             n: number;
             /**
              * Null
-             * @description The same score with the labels of other features (a shuffled-label null), mean.
+             * @description What luck gives: the mean of the same score with labels of other features, or another null that the scorer names.
              */
             null: number | null;
             /**
@@ -1125,6 +1358,24 @@ export interface components {
              * @default 0
              */
             seed: number;
+            /**
+             * Failures
+             * @description Share of the answers of a model that could not be read; each counts as wrong.
+             * @default 0
+             */
+            failures: number;
+            /**
+             * Model
+             * @description Model that the score was made with: one behind an endpoint, an embedder, a subject; empty where there was none.
+             * @default
+             */
+            model: string;
+            /**
+             * Prompt
+             * @description Hash of the prompt that the model was given; empty where there was none.
+             * @default
+             */
+            prompt: string;
             /**
              * Made By
              * @description The scorer's own configuration, as JSON.
@@ -1882,6 +2133,68 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["PlotlyFigure"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "chat-list": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ChatModels"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "chat-complete": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ChatRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ChatCompletion"];
                 };
             };
             /** @description What went wrong. */
