@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
+from saelab.analyses.base import ANALYSES, Analysis
 from saelab.dictionary import DICTIONARIES, Trainable
 from saelab.labellers.base import LABELLERS, Labeller
 from saelab.registry import Registry
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     Sae = Any
     Labels = Labeller
     Scores = Scorer
+    Question = Analysis
 else:
     Texts, Labels, Scores = _choice(TEXTS, "texts"), _choice(LABELLERS, "labeller"), _choice(SCORERS, "scorer")
     Sae = _union({f"sae:{name}": kind.Config for name in DICTIONARIES if issubclass(kind := DICTIONARIES[name], Trainable)})
+    Question = _union({name: ANALYSES[name] for name in ANALYSES})

@@ -25,6 +25,7 @@ from saelab.grid import Sweep
 from saelab.lab import Lab
 from saelab.labellers.rules import Rules
 from saelab.progress import shown
+from saelab.questions import Analyse
 from saelab.records import Estimate, Intervention, Quality, SteerRequest, Unit
 from saelab.run import Run, open_run, read_saved
 from saelab.saes.topk import TopK
@@ -285,6 +286,7 @@ COMMANDS: dict[str, type[Command]] = {
     "collect": Collect,
     "label": LabelFeatures,
     "score": ScoreLabels,
+    "analyse": Analyse,
     "steer": Steer,
     "export": Export,
     "make": Make,

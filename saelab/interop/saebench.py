@@ -1,0 +1,4 @@
+"""x"""
+from pathlib import Path
+def write_saebench(report, dictionary, folder, strict=False):
+    return folder
