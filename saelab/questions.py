@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rich.table import Table as Grid
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, Positional
 
 from saelab.analyses.base import analyse
 from saelab.analyses.core import Core
@@ -16,6 +16,8 @@ from saelab.reports import Cell, Report
 from saelab.run import open_run
 from saelab.values import value
 
+_NARROW, _SHORT = 7, 24
+"""Columns up to which a table shows intervals; characters of a cell in wider ones."""
 _ROWS = 40
 """Rows of a table that are shown; the file has them all."""
 
@@ -32,7 +34,7 @@ class Analyse:
     """A folder for the same results in SAEBench's layout."""
     saebench_strict: bool = False
     """Write -1 where a number is missing, as SAEBench itself does; null otherwise."""
-    question: Question = Core()
+    question: OmitArgPrefixes[Question] = Core()
     """What is asked."""
 
     def __call__(self) -> None:
@@ -57,14 +59,17 @@ def show(report: Report) -> None:
     for table in report.tables:
         grid = Grid(*table.columns, title=table.title)
         for row in table.rows[:_ROWS]:
-            grid.add_row(*(_shown(cell) for cell in row))
+            grid.add_row(*(_shown(cell, whole=len(row) <= _NARROW) for cell in row))
         OUT.print(grid)
     for note in report.notes:
         OUT.print(note, markup=False)
 
 
-def _shown(cell: Cell) -> str:
+def _shown(cell: Cell, whole: bool = True) -> str:
+    """A cell as text; without intervals, and cut, where a table has many columns."""
     if isinstance(cell, Estimate):
-        interval = f" [{cell.low:.3g}, {cell.high:.3g}]" if cell.low is not None and cell.high is not None else ""
-        return f"{cell.value:.4g}{interval}"
-    return "" if cell is None else f"{cell:.3g}" if isinstance(cell, float) else str(cell)
+        interval = f" [{cell.low:.3g}, {cell.high:.3g}]" if whole and cell.low is not None and cell.high is not None else ""
+        return f"{cell.value:.{4 if whole else 2}g}{interval}"
+    if isinstance(cell, float):
+        return f"{cell:.{3 if whole else 2}g}"
+    return "" if cell is None else str(cell) if whole else str(cell)[:_SHORT]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy import sparse
 
 from saelab.analyses.base import ANALYSES, Analysis
 from saelab.analyses.lexicon import concept_labels
@@ -67,10 +68,8 @@ class Concepts(Analysis):
             raise Invalid(f"None of the {len(names)} concepts is on {self.min_positives} tokens of both halves. Read more text.")
         kept = [name for name, fine in zip(names, common, strict=True) if fine]
         found = {name: self._best(codes, choose[:, common], test[:, common], halves[1]) for name, codes in _codes(lab, halves).items()}
-        of_item, weights = draws_of(halves[1].document, self.seed)
-        del of_item
         p = np.array([p_above_zero(own.draws - null.draws) for own, null in zip(found["own"], found["random"], strict=True)])
-        n = weights.shape[1]
+        n = len(np.unique(halves[1].document))
         table = _table(lab, kept, test[:, common], found, (p, holm(p), benjamini_hochberg(p)), n)
         significant = int((holm(p) < self.level).sum())
         measures = (
@@ -130,8 +129,6 @@ def _random(dictionary: Dictionary, rows: Rows, k: int) -> Random:
 
 
 def _dense(x: Float[torch.Tensor, "row d_in"]) -> CodeMatrix:
-    from scipy import sparse
-
     return sparse.csr_array(x.double().numpy())
 
 
