@@ -25,6 +25,7 @@ from saelab.analyses.lexicon import concept_labels
 from saelab.analyses.logistic import fit, folds_of, strongest
 from saelab.analyses.rows import CodeMatrix, Rows, codes_of, sample_rows
 from saelab.analyses.tasks import balanced
+from saelab.baselines.random import Random
 from saelab.dictionary import Codes, Dictionary
 from saelab.errors import Invalid
 from saelab.estimates import ratio
@@ -98,18 +99,24 @@ class Absorption(Analysis):
         """The report. Raises `Invalid` where no concept is common enough and told by a linear probe."""
         halves = [sample_rows(lab, self.rows, self.seed, held_out=held_out) for held_out in (False, True)]
         labels = [concept_labels(lab, half.window, half.position) for half in halves]
+        if lab.dictionary.d_out != lab.dictionary.d_in:
+            raise Invalid("Absorption is measured where a dictionary writes what it reads; this one does not.")
         codes = [codes_of(lab.dictionary, half.x) for half in halves]
-        found: dict[str, _Found] = {}
+        k = max(1, min(round(codes[0].nnz / len(halves[0])), lab.dictionary.d_in))
+        random = Random.fit(halves[0].x, k=k, d_sae=lab.dictionary.d_sae, seed=self.seed)
+        random_codes = [codes_of(random, half.x) for half in halves]
+        found: dict[str, tuple[_Found, _Found]] = {}
         untold: list[str] = []
         for number, name in enumerate(labels[0][0]):
             positive = [part[1][:, number] for part in labels]
             if name.startswith("domain ") or any(min(one.sum(), (~one).sum()) < self.min_positives for one in positive):
                 continue
-            one = self._concept(lab.dictionary, halves, codes, positive)
-            if one is None:
+            own = self._concept(lab.dictionary, halves, codes, positive)
+            null = self._concept(random, halves, random_codes, positive)
+            if own is None or null is None:
                 untold.append(name)
             else:
-                found[name] = one
+                found[name] = own, null
         if not found:
             raise Invalid("No named concept is common enough in the run's text and told by a linear probe. Read more text.")
         notes = (f"Not told by a linear probe with F1 of {self.min_f1:g}: {', '.join(untold)}.",) if untold else ()
@@ -133,7 +140,7 @@ class Absorption(Analysis):
         inputs = halves[1].x[torch.from_numpy(judged), : dictionary.d_in].double().numpy()
         reading = (inputs - _bias(dictionary)) @ normal
         agreed = (probe.scores(inputs) > 0) & (reading > 0)
-        if agreed.sum() < 2 or dictionary.d_out != dictionary.d_in:
+        if agreed.sum() < 2:
             return None
         directions = dictionary.directions.double().numpy()
         writes = directions @ normal
@@ -177,32 +184,42 @@ def _f1(said: Bool[np.ndarray, " row"], true: Bool[np.ndarray, " row"]) -> float
     return float(2 * (said & true).sum() / max(1, said.sum() + true.sum()))
 
 
-def _report(found: dict[str, _Found], notes: tuple[str, ...], seed: int) -> Report:
-    names = ("silent", "full", "fraction")
-    estimates: dict[str, tuple[Estimate, ...]] = {}
-    for concept, one in found.items():
-        ones = np.ones(len(one.documents))
-        estimates[concept] = tuple(ratio(getattr(one.absorbed, name).astype(float), ones, one.documents, seed) for name in names)
+_NAMES = ("silent", "full", "fraction")
+
+
+def _rates(found: _Found, seed: int) -> tuple[Estimate, ...]:
+    ones = np.ones(len(found.documents))
+    return tuple(ratio(getattr(found.absorbed, name).astype(float), ones, found.documents, seed) for name in _NAMES)
+
+
+def _report(found: dict[str, tuple[_Found, _Found]], notes: tuple[str, ...], seed: int) -> Report:
+    own, null = ({concept: _rates(pair[i], seed) for concept, pair in found.items()} for i in range(2))
     rows: list[tuple[Cell, ...]] = [
-        (concept, len(one.documents), round(one.f1, 3), one.split, *estimates[concept]) for concept, one in found.items()
+        (concept, len(one.documents), round(one.f1, 3), one.split, *own[concept]) for concept, (one, _) in found.items()
     ]
-    means = [np.array([estimates[concept][i].value for concept in found]) for i in range(len(names))]
-    splits = np.array([float(one.split) for one in found.values()])
-    each = np.arange(len(found))
-    measures = [
-        Measure(name=name, estimate=ratio(part, np.ones(len(part)), each, seed))
-        for name, part in zip(("silent", "absorbed_full", "absorbed_fraction", "split_features"), (*means, splits), strict=True)
-    ]
+
+    def over(values: list[float]) -> Estimate:
+        return ratio(np.array(values), np.ones(len(values)), np.arange(len(values)), seed)
+
+    def means(rates: dict[str, tuple[Estimate, ...]], which: int) -> list[Estimate]:
+        splits = [float(pair[which].split) for pair in found.values()]
+        return [*(over([one[i].value for one in rates.values()]) for i in range(len(_NAMES))), over(splits)]
+
+    names = ("silent", "absorbed_full", "absorbed_fraction", "split_features")
+    measures = tuple(
+        Measure(name=name, estimate=one, null=other, null_is="random directions at the same L0")
+        for name, one, other in zip(names, means(own, 0), means(null, 1), strict=True)
+    )
     table = Table(
         title="Absorption by concept, on held-out tokens where a linear probe agrees",
-        columns=("concept", "tokens", "probe f1", "main features", *names),
+        columns=("concept", "tokens", "probe f1", "main features", *_NAMES),
         rows=tuple(rows),
     )
-    drawn = tuple(Series(name=name, x=tuple(found), y=tuple(e[i].value for e in estimates.values())) for i, name in enumerate(names))
+    drawn = tuple(Series(name=name, x=tuple(found), y=tuple(one[i].value for one in own.values())) for i, name in enumerate(_NAMES))
     chart = Chart(title="Absorption by concept", kind="bar", x="", y="share of tokens with the concept", series=drawn)
     return Report(
         question="How often do a concept's features stay silent on it while others write it?",
-        measures=tuple(measures),
+        measures=measures,
         tables=(table,),
         charts=(chart,),
         notes=notes,

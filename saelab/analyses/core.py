@@ -1,6 +1,6 @@
 """Core metrics: how much of the activations a dictionary keeps, and how much of the subject's predictions; whole and in parts.
 
-    explained variance   1 - Σ |x - x̂|² / Σ |x - mean|²          cosine   Σ cos(x, x̂) / n          norm ratio   Σ |x̂| / Σ |x|
+    explained variance   1 - Σ |x - x̂|² / Σ |x - mean|²          cosine   Σ cos(x, x̂) / n          norm ratio   Σ |x̂| / |x| / n
     recovered            (loss_ablated - loss_spliced) / (loss_ablated - loss_clean), ablated: every activation is its mean, or zero
     kl recovered         1 - KL_spliced / KL_ablated
 
@@ -59,10 +59,10 @@ class Core(Analysis):
         sample = first_rows(lab.store, self.fit_rows, self.seed)[:, -lab.dictionary.d_out :]
         mean, unit = sample.mean(0), units(lab.dictionary, sample)
         rows = sample_rows(lab, self.rows, self.seed, held_out=True)
-        kept = _reconstruction(rows, own(lab.dictionary), mean, unit)
+        kept = reconstruction(rows.x, own(lab.dictionary), mean, unit)
         k = max(1, min(round(float(kept.l0.mean())), lab.dictionary.d_out))
         random = controls_for(lab.dictionary, sample, unit, k, self.seed)["random"]
-        null = _reconstruction(rows, random, mean, unit)
+        null = reconstruction(rows.x, random, mean, unit)
         measures = [*_kept_measures(kept, null, rows.document, self.seed), *_firing_measures(lab)]
         if lab.vectors is not None:
             return Report(question=_QUESTION, measures=tuple(measures), notes=("Bare vectors have no next-token losses.",))
@@ -102,39 +102,49 @@ _QUESTION = "How much of the activations and of the subject's predictions does t
 
 
 @dataclass(frozen=True)
-class _Kept:
+class Kept:
     """What is kept of each row."""
 
     error: Float[np.ndarray, " row"]
+    """|x - x̂|²."""
     spread: Float[np.ndarray, " row"]
+    """|x - mean|²."""
     cosine: Float[np.ndarray, " row"]
-    norms: Float[np.ndarray, "2 row"]
+    """cos(x, x̂)."""
+    norm_ratio: Float[np.ndarray, " row"]
+    """|x̂| / |x|."""
     l0: Float[np.ndarray, " row"]
+    """Active features."""
 
 
 @torch.inference_mode()
-def _reconstruction(
-    rows: Rows, apply: Apply, mean: Float[torch.Tensor, " d_out"], unit: Float[torch.Tensor, " d_out"]
-) -> _Kept:
+def reconstruction(
+    x: Float[torch.Tensor, "row width"], apply: Apply, mean: Float[torch.Tensor, " d_out"], unit: Float[torch.Tensor, " d_out"]
+) -> Kept:
+    """What is kept of each row, in float64: all after division by `unit`.
+
+    Arguments:
+    - `x`: training rows, their target last.
+    - `mean`: of the target, on training rows.
+    """
     found: list[torch.Tensor] = []
-    for part in rows.x.split(_PART):
+    for part in x.split(_PART):
         target = part[:, -len(mean) :]
         written, codes = apply(part)
-        x, y, centre = ((one / unit).double() for one in (target, written, mean.expand_as(target)))
-        sums = [(x - y).square().sum(1), (x - centre).square().sum(1), torch.cosine_similarity(x, y, dim=1)]
-        found.append(torch.stack([*sums, y.norm(dim=1), x.norm(dim=1), codes.l0().double()]))
-    error, spread, cosine, out, into, l0 = torch.cat(found, dim=1).numpy()
-    return _Kept(error, spread, cosine, np.stack([out, into]), l0)
+        true, y, centre = ((one / unit).double() for one in (target, written, mean.expand_as(target)))
+        sums = [(true - y).square().sum(1), (true - centre).square().sum(1), torch.cosine_similarity(true, y, dim=1)]
+        found.append(torch.stack([*sums, y.norm(dim=1) / true.norm(dim=1).clamp(min=1e-12), codes.l0().double()]))
+    return Kept(*torch.cat(found, dim=1).numpy())
 
 
-def _kept_measures(kept: _Kept, null: _Kept, documents: Int[np.ndarray, " row"], seed: int) -> list[Measure]:
-    def measures(one: _Kept) -> dict[str, Estimate]:
+def _kept_measures(kept: Kept, null: Kept, documents: Int[np.ndarray, " row"], seed: int) -> list[Measure]:
+    def measures(one: Kept) -> dict[str, Estimate]:
         ones = np.ones_like(one.l0)
         return {
             "explained_variance": ratio(one.spread - one.error, one.spread, documents, seed),
             "fvu": ratio(one.error, one.spread, documents, seed),
             "cosine": ratio(one.cosine, ones, documents, seed),
-            "norm_ratio": ratio(one.norms[0], one.norms[1], documents, seed),
+            "norm_ratio": ratio(one.norm_ratio, ones, documents, seed),
             "l0": ratio(one.l0, ones, documents, seed),
         }
 
@@ -179,7 +189,7 @@ def _loss_measures(losses: _Losses, seed: int) -> list[Measure]:
     return [*levels, *(Measure(name=name, estimate=own, null=null[name], null_is=_NULL) for name, own in measures("spliced").items())]
 
 
-def _parts(lab: Lab, rows: Rows, kept: _Kept, losses: _Losses, seed: int) -> tuple[tuple[Table, ...], tuple[Chart, ...]]:
+def _parts(lab: Lab, rows: Rows, kept: Kept, losses: _Losses, seed: int) -> tuple[tuple[Table, ...], tuple[Chart, ...]]:
     """The same numbers on parts of the tokens: a table and a chart for each way to part them."""
     vocabulary = Vocabulary(lab.subject.vocabulary)
     of_rows = splits_of(lab, rows.window, rows.position, vocabulary)
@@ -199,7 +209,7 @@ def _parts(lab: Lab, rows: Rows, kept: _Kept, losses: _Losses, seed: int) -> tup
     return tuple(tables), tuple(charts)
 
 
-def _of_part(kept: _Kept, documents: Int[np.ndarray, " row"], mask: Bool[np.ndarray, " row"], seed: int) -> tuple[Estimate, ...]:
+def _of_part(kept: Kept, documents: Int[np.ndarray, " row"], mask: Bool[np.ndarray, " row"], seed: int) -> tuple[Estimate, ...]:
     ones = np.ones(int(mask.sum()))
     pairs = ((kept.error, kept.spread), (kept.cosine, None), (kept.l0, None))
     return tuple(ratio(top[mask], ones if bottom is None else bottom[mask], documents[mask], seed) for top, bottom in pairs)

@@ -85,7 +85,7 @@ CONCEPTS: Mapping[str, Finder] = {
     "first person": _words("I", "me", "my", "mine", "we", "us", "our", "ours"),
     "second person": _words("you", "your", "yours"),
     "third person": _words("he", "him", "his", "she", "her", "hers", "they", "them", "their"),
-    "negations": _pattern(r"\b(?:not|no|never|nothing|nobody|none|neither|nor|cannot)\b|n['’]t\b", re.IGNORECASE),
+    "negations": _pattern(r"\b(?:not|no|never|nothing|nobody|none|neither|nor|cannot)\b|(?<=n)['’]t\b", re.IGNORECASE),
     "words after “the”": _pattern(r"(?<=\b[Tt]he )\w+"),
     "words after “of”": _pattern(r"(?<=\bof )\w+"),
     "family words": _words(*"mother father son daughter brother sister wife husband child children parents uncle aunt".split()),

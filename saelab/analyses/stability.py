@@ -54,7 +54,7 @@ class Stability(Analysis):
         if not len(found) or not len(others):
             raise Invalid("One of the dictionaries never fires on held-out tokens, so there is nothing to match.")
         first, second = (_unit(one.directions, kept) for one, kept in ((lab.dictionary, found), (other, others)))
-        random = functional.normalize(torch.randn(second.shape, generator=torch.Generator().manual_seed(self.seed)), dim=1)
+        random = functional.normalize(torch.randn(second.shape, generator=torch.Generator().manual_seed(self.seed)).double(), dim=1)
         matched, null = _matched(first, second), _matched(first, random)
         most, most_null = (_largest(first, against) for against in (second, random))
         together = _correlated(codes[0][:, found], codes[1][:, others])
