@@ -5,12 +5,13 @@ For each named concept that a linear probe with normal p (of norm 1) tells well:
 - Splitting: the fewest features k after which one more raises the F1 of a k-sparse probe by no more than 0.03. Those are the concept's main
   features S; more than one means that it is split.
 - On tokens that have the concept, and where the probe agrees, r = (x - b)·p is how much of the concept the dictionary should write, and
-  a_f = z_f d_f·p how much feature f writes of it. Full absorption: all of S are silent, and the feature that writes most has a_f ≥ 0.4 r with a
-  direction of cosine ≥ 0.025. Fraction absorbed: 0 where Σ_S a ≥ r or the three largest others write less than 0.4 r; 1 where Σ_S a ≤ 0;
-  else A / (A + Σ_S a), A = min(what those three write, r - Σ_S a).
+  a_f = z_f d_f·p how much feature f writes of it. Full absorption: all of S are silent, and the feature that writes most has
+  a_f ≥ 0.4 r with a direction of cosine ≥ 0.025. Fraction absorbed: 0 where Σ_S a ≥ r or the three largest others write less than 0.4 r; 1
+  where Σ_S a ≤ 0; else A / (A + Σ_S a), A = min(what those three write, r - Σ_S a).
 
-Chanin et al. 2024, "A is for absorption", https://arxiv.org/abs/2409.14507, for first letters; here the same arithmetic for any concept of single
-tokens. SAEBench measures r from the origin; here from b, what the dictionary writes with no feature, so that its bias is never absorbed.
+Chanin et al. 2024, "A is for absorption", https://arxiv.org/abs/2409.14507, for first letters; here the
+same arithmetic for any concept of single tokens. SAEBench measures r from the origin; here from b, what the dictionary writes with no
+feature, so that its bias is never absorbed.
 """
 
 from collections.abc import Sequence
@@ -53,7 +54,10 @@ class Absorbed:
 
 
 def absorbed(
-    codes: CodeMatrix, writes: Float[np.ndarray, " feature"], cosines: Float[np.ndarray, " feature"], reading: Float[np.ndarray, " row"],
+    codes: CodeMatrix,
+    writes: Float[np.ndarray, " feature"],
+    cosines: Float[np.ndarray, " feature"],
+    reading: Float[np.ndarray, " row"],
     main: Sequence[int] | Int[np.ndarray, " k"],
 ) -> Absorbed:
     """Absorption on some tokens that have a concept.
@@ -165,9 +169,7 @@ def _bias(dictionary: Dictionary) -> Float[np.ndarray, " d_out"]:
     return dictionary.decode(none)[0].double().numpy()
 
 
-def _main(
-    codes: CodeMatrix, positive: Bool[np.ndarray, " row"], documents: Int[np.ndarray, " row"], seed: int
-) -> Int[np.ndarray, " k"]:
+def _main(codes: CodeMatrix, positive: Bool[np.ndarray, " row"], documents: Int[np.ndarray, " row"], seed: int) -> Int[np.ndarray, " k"]:
     """The concept's main features: as many as raise F1 on documents that the probe was not fitted on."""
     test = folds_of(documents, 4, seed) == 0
     before = 0.0

@@ -6,8 +6,8 @@ the same way among as many rows of the same tokens.
 
     p   of AUROC(feature) - AUROC(best random direction) ≤ 0, from the bootstrap of whole documents, one-sided
 
-corrected over all concepts: Holm for "any of them false", Benjamini-Hochberg for "this share of them false". The choice costs no correction:
-it never saw the documents of the test.
+corrected over all concepts: Holm for "any of them false", Benjamini-Hochberg for "this share of them false". The choice costs no
+correction: it never saw the documents of the test.
 """
 
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ class _Best:
 class Concepts(Analysis):
     """The best feature for each named concept, with held-out AUROC and corrected significance."""
 
-    rows: int = 30_000
+    rows: int = 50_000
     """Tokens of training documents that features are chosen on, and as many of held-out documents that they are tested on."""
     min_positives: int = 30
     """Tokens with a concept that both halves must have; a concept with fewer is listed as too rare."""
@@ -68,13 +68,15 @@ class Concepts(Analysis):
             raise Invalid(f"None of the {len(names)} concepts is on {self.min_positives} tokens of both halves. Read more text.")
         kept = [name for name, fine in zip(names, common, strict=True) if fine]
         found = {name: self._best(codes, choose[:, common], test[:, common], halves[1]) for name, codes in _codes(lab, halves).items()}
-        p = np.array([p_above_zero(own.draws - null.draws) for own, null in zip(found["own"], found["random"], strict=True)])
+        p = _p(found["own"], found["random"])
+        above_neurons = int((holm(_p(found["own"], found["neurons"])) < self.level).sum())
         n = len(np.unique(halves[1].document))
-        table = _table(lab, kept, test[:, common], found, (p, holm(p), benjamini_hochberg(p)), n)
+        table = _table(lab, kept, test[:, common], found, (holm(p), benjamini_hochberg(p)), n)
         significant = int((holm(p) < self.level).sum())
         measures = (
             Measure(name="concepts_found", estimate=share(significant, len(kept))),
             Measure(name="concepts_found_bh", estimate=share(int((benjamini_hochberg(p) < self.level).sum()), len(kept))),
+            Measure(name="concepts_above_neurons", estimate=share(above_neurons, len(kept))),
             _mean("mean_auroc", found["own"], found["random"], n, "the best random direction"),
             _mean("mean_auroc_neurons", found["neurons"], found["random"], n, "the best random direction"),
         )
@@ -109,6 +111,11 @@ class Concepts(Analysis):
 
 
 _QUESTION = "Which feature tells each named concept best, and how well on other documents?"
+
+
+def _p(own: list[_Best], others: list[_Best]) -> Float[np.ndarray, " concept"]:
+    """p-values of the features being no better than others, on the same draws of documents."""
+    return np.array([p_above_zero(best.draws - other.draws) for best, other in zip(own, others, strict=True)])
 
 
 def _codes(lab: Lab, halves: list[Rows]) -> dict[str, tuple[CodeMatrix, CodeMatrix]]:
@@ -146,10 +153,11 @@ def _table(
     rows: list[tuple[Cell, ...]] = []
     for number, name in enumerate(names):
         own, random, neurons = (found[kind][number] for kind in ("own", "random", "neurons"))
-        feature = (own.feature, "+" if own.sign > 0 else "-", texts.get(own.feature))
+        feature = (own.feature, "+" if own.sign > 0 else "-")
         aurocs = tuple(estimated(best.draws, n) for best in (own, random, neurons))
-        rows.append((name, int(test[:, number].sum()), *feature, *aurocs, *(float(one[number]) for one in p)))
-    columns = ("concept", "tokens", "feature", "sign", "label", "auroc", "random", "neurons", "p", "p holm", "p bh")
+        corrected = tuple(float(one[number]) for one in p)
+        rows.append((name, int(test[:, number].sum()), *feature, *aurocs, *corrected, texts.get(own.feature)))
+    columns = ("concept", "tokens", "feature", "sign", "auroc", "random", "neurons", "p holm", "p bh", "label")
     order = np.argsort([-found["own"][number].draws[0] for number in range(len(names))], kind="stable")
     return Table(title="The best feature for each concept, on held-out documents", columns=columns, rows=tuple(rows[i] for i in order))
 

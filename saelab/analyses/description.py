@@ -2,9 +2,9 @@
 
     length(token) = Σ_f -log2 P(f active or silent) + Σ_active -log2 P(bin of z_f | f)
 
-Each feature's range of activations is cut into equal bins. Both probabilities are counted on training documents, with half an observation added
-to each outcome (Krichevsky and Trofimov 1981), and paid on held-out ones, so that a rare feature costs what it would cost to send. The
-variance unexplained is that of the rounded codes. Fewer bits at the same variance is better; bits alone say nothing.
+Each feature's range of activations is cut into equal bins. Both probabilities are counted on training documents, with half an
+observation added to each outcome (Krichevsky and Trofimov 1981), and paid on held-out ones, so that a rare feature costs what it would
+cost to send. The variance unexplained is that of the rounded codes. Fewer bits at the same variance is better; bits alone say nothing.
 
 Ayonrinde et al. 2024, "Interpretability as compression", https://arxiv.org/abs/2410.11179.
 """

@@ -25,8 +25,8 @@ def _pattern(pattern: str, flags: int = 0) -> Finder:
     return lambda text: (match.span() for match in compiled.finditer(text))
 
 
-def _words(*words: str) -> Finder:
-    return _pattern(rf"\b(?:{'|'.join(words)})\b", re.IGNORECASE)
+def _words(words: str) -> Finder:
+    return _pattern(rf"\b(?:{words.replace(' ', '|')})\b", re.IGNORECASE)
 
 
 _FUNCTION_WORDS = {
@@ -54,10 +54,10 @@ def _language(name: str) -> Finder:
 
 CONCEPTS: Mapping[str, Finder] = {
     "digits": _pattern(r"\d+"),
-    "number words": _words(*"one two three four five six seven eight nine ten twenty thirty hundred thousand million".split()),
+    "number words": _words("one two three four five six seven eight nine ten twenty thirty hundred thousand million"),
     "years": _pattern(r"\b(?:1[5-9]\d\d|20\d\d)\b"),
-    "months": _words("January", "February", "March", "April", "June", "July", "August", "September", "October", "November", "December"),
-    "weekdays": _words("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
+    "months": _words("January February March April June July August September October November December"),
+    "weekdays": _words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday"),
     "dates": _pattern(r"\b\d{1,4}[-/]\d{1,2}[-/]\d{1,4}\b|\b(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]* \d{1,2}\b"),
     "money": _pattern(r"[$€£]\s?\d[\d,.]*|\b\d[\d,.]* (?:dollars|cents|pounds|euros)\b"),
     "percentages": _pattern(r"\b\d[\d.,]*\s?(?:%|percent\b)"),
@@ -82,17 +82,17 @@ CONCEPTS: Mapping[str, Finder] = {
     "words on -ed": _pattern(r"\b[a-z]{2,}ed\b"),
     "words on -ly": _pattern(r"\b[a-z]{2,}ly\b"),
     "words on -tion": _pattern(r"\b[a-z]{2,}tions?\b"),
-    "first person": _words("I", "me", "my", "mine", "we", "us", "our", "ours"),
-    "second person": _words("you", "your", "yours"),
-    "third person": _words("he", "him", "his", "she", "her", "hers", "they", "them", "their"),
+    "first person": _words("I me my mine we us our ours"),
+    "second person": _words("you your yours"),
+    "third person": _words("he him his she her hers they them their"),
     "negations": _pattern(r"\b(?:not|no|never|nothing|nobody|none|neither|nor|cannot)\b|(?<=n)['’]t\b", re.IGNORECASE),
     "words after “the”": _pattern(r"(?<=\b[Tt]he )\w+"),
     "words after “of”": _pattern(r"(?<=\bof )\w+"),
-    "family words": _words(*"mother father son daughter brother sister wife husband child children parents uncle aunt".split()),
-    "places on a map": _words(*"north south east west country island river sea ocean coast mountains border city capital".split()),
-    "government words": _words(*"government president congress law court state states constitution parliament election party".split()),
-    "medical words": _words(*"patient patients disease treatment symptoms doctor blood pain infection medicine drug clinical".split()),
-    "war words": _words(*"war army military enemy battle soldiers troops weapons peace attack forces".split()),
+    "family words": _words("mother father son daughter brother sister wife husband child children parents uncle aunt"),
+    "places on a map": _words("north south east west country island river sea ocean coast mountains border city capital"),
+    "government words": _words("government president congress law court state states constitution parliament election party"),
+    "medical words": _words("patient patients disease treatment symptoms doctor blood pain infection medicine drug clinical"),
+    "war words": _words("war army military enemy battle soldiers troops weapons peace attack forces"),
     "French": _language("French"),
     "Spanish": _language("Spanish"),
     "German": _language("German"),

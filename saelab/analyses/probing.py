@@ -66,7 +66,9 @@ class Probing(Analysis):
         if not found:
             raise Invalid("No task has enough rows of both kinds. Read more text, or install the tasks of sae-probes.")
         notes = (self._told(),) + ((f"Left out for too few rows: {', '.join(left_out)}.",) if left_out else ())
-        return Report(question=_QUESTION, measures=self._measures(found), tables=(self._table(found),), charts=(self._chart(found),), notes=notes)
+        return Report(
+            question=_QUESTION, measures=self._measures(found), tables=(self._table(found),), charts=(self._chart(found),), notes=notes
+        )
 
     def _tasks(self, lab: Lab) -> Iterator[Task]:
         if self._bundled():

@@ -1,10 +1,10 @@
 """Stability: how much of a dictionary another one finds again, such as the same training from another seed.
 
-- By direction: features are matched one to one so that Σ cos of decoder rows is largest (Hungarian algorithm). The mean over matches, and the
-  share above 0.7 (Paulo and Belrose 2025, https://arxiv.org/abs/2501.16615). MMCS is the mean largest cosine without one-to-one
+- By direction: features are matched one to one so that Σ cos of decoder rows is largest (Hungarian algorithm). The mean over matches, and
+  the share above 0.7 (Paulo and Belrose 2025, https://arxiv.org/abs/2501.16615). MMCS is the mean largest cosine without one-to-one
   (Sharkey et al. 2022). Null: as many random directions.
-- By activation: the largest Pearson correlation of each feature's activations with those of any feature of the other dictionary, on the same
-  held-out tokens. Null: the other's tokens in another order.
+- By activation: the largest Pearson correlation of each feature's activations with those of any feature of the other dictionary, on the
+  same held-out tokens. Null: the other's tokens in another order.
 
 Features that never fire on these tokens are left out. High stability does not make a feature true: two trainings can share an error.
 """
@@ -71,7 +71,9 @@ class Stability(Analysis):
             Measure(name=name, estimate=self._mean(values), null=self._mean(control), null_is=null_is)
             for name, (values, control, null_is) in pairs.items()
         )
-        series = tuple(_spread(name, values) for name, values in (("matched cosine", matched), ("correlation", together), ("control", null)))
+        series = tuple(
+            _spread(name, values) for name, values in (("matched cosine", matched), ("correlation", together), ("control", null))
+        )
         chart = Chart(title="Features found again", kind="line", x="cosine or correlation", y="share of features", series=series)
         return Report(question="How much of the dictionary does another one find again?", measures=measures, charts=(chart,))
 

@@ -1,8 +1,8 @@
 """Meta-structure: whether the directions of a dictionary are themselves made of fewer directions, or crowd together.
 
-- A small BatchTopK SAE is trained on nine tenths of the decoder's rows, four features a row; the variance that it explains of the last tenth
-  says how much the features share. The null is the same on as many random directions. SAEBench fits and judges on the same rows, where
-  memory looks like structure.
+- A small BatchTopK SAE is trained on nine tenths of the decoder's rows, four features a row; the variance that it explains of the last
+  tenth says how much the features share. The null is the same on as many random directions. SAEBench fits and judges on the same rows,
+  where memory looks like structure.
 - Crowded: the share of features whose nearest neighbour's |cosine| exceeds the 99 % quantile among random directions.
 
 Leask et al. 2025, "Sparse autoencoders do not find canonical units of analysis", https://arxiv.org/abs/2502.04878. Lower shared variance
@@ -65,7 +65,9 @@ class Structure(Analysis):
             ),
         )
         series = (_spread("features", nearest), _spread("control random", null))
-        chart = Chart(title="Nearest neighbours", kind="line", x="|cosine| of the nearest other feature", y="share of features", series=series)
+        chart = Chart(
+            title="Nearest neighbours", kind="line", x="|cosine| of the nearest other feature", y="share of features", series=series
+        )
         return Report(question="Are the directions made of fewer directions?", measures=measures, charts=(chart,))
 
     def _explained(self, rows: Float[Tensor, "feature d"]) -> Estimate:

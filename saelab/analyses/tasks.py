@@ -1,8 +1,8 @@
 """Labelled tasks for probes: rows of activations with a yes or no, from the data sets of `sae-probes` or from the run's own text.
 
-`sae-probes` (MIT; Kantamneni et al. 2025, https://arxiv.org/abs/2502.16681) is a PyPI package that carries 113 binary tasks of short texts as
-compressed tables. They are read as files: the package itself is never imported. `pip install --no-deps sae-probes==0.4.2` is enough. A text's
-row is the activation on its last token; of a longer text the end is read.
+`sae-probes` (MIT; Kantamneni et al. 2025, https://arxiv.org/abs/2502.16681) is a PyPI package that carries 113 binary tasks of short texts
+as compressed tables. They are read as files: the package itself is never imported. `pip install --no-deps sae-probes==0.4.2` is enough.
+A text's row is the activation on its last token; of a longer text the end is read.
 
 Without it the tasks are the named concepts of `saelab/analyses/lexicon.py`: is this token one of them? Rows of one document stay together.
 """
@@ -50,9 +50,10 @@ class Task:
 def installed() -> bool:
     """Whether the tasks of `sae-probes` are there."""
     try:
-        return metadata.distribution(_PACKAGE) is not None
+        metadata.distribution(_PACKAGE)
     except metadata.PackageNotFoundError:
         return False
+    return True
 
 
 def text_tasks(lab: Lab, tasks: int | None, rows: int, max_tokens: int, seed: int) -> Iterator[Task]:

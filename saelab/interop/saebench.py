@@ -113,8 +113,11 @@ def read_saebench(file: Path) -> SaebenchResult:
         raise Corrupt(f"{file} cannot be read as SAEBench's results: {error}.") from None
     missing = [name for name in _ENVELOPE if not isinstance(content, dict) or name not in content]
     if missing:
-        raise Corrupt(f"{file} is no file of SAEBench's results: {', '.join(missing)} missing. Give a file *_eval_results.json of its output.")
-    ours = (content.get("eval_result_unstructured") or {}).get("saelab", {}) if _is_map(content.get("eval_result_unstructured")) else {}
+        raise Corrupt(
+            f"{file} is no file of SAEBench's results: {', '.join(missing)} missing. Give a file *_eval_results.json of its output."
+        )
+    free = content.get("eval_result_unstructured")
+    ours = free.get("saelab", {}) if isinstance(free, dict) else {}
     impl = ours.get("metric_impl", THEIRS)
     return SaebenchResult(
         eval_type=content["eval_type_id"],
@@ -124,10 +127,6 @@ def read_saebench(file: Path) -> SaebenchResult:
         details=tuple(content.get("eval_result_details") or ()),
         metric_impl=impl,
     )
-
-
-def _is_map(item: object) -> bool:
-    return isinstance(item, dict)
 
 
 def _flat(groups: object, file: Path, impl: str) -> dict[str, float | None]:

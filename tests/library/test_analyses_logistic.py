@@ -36,9 +36,7 @@ def test_the_column_that_differs_is_chosen_whatever_its_size_and_storage():
 
 def test_noise_scores_at_chance_although_the_best_of_many_columns_is_chosen():
     draw = np.random.default_rng(0)
-    found = [
-        validated(draw.standard_normal((100, 2000)), draw.random(100) < 0.5, np.arange(100), 5, seed).auroc for seed in range(6)
-    ]
+    found = [validated(draw.standard_normal((100, 2000)), draw.random(100) < 0.5, np.arange(100), 5, seed).auroc for seed in range(6)]
     assert np.mean(found) == pytest.approx(0.5, abs=0.08)
 
 

@@ -52,7 +52,7 @@ def saebench_explained_variance(x: Tensor, written: Tensor) -> float:
 
 
 def saebench_mse(x: Tensor, written: Tensor) -> float:
-    """SAEBench 0.6.0, evals/core/main.py, line 570: the squared error of a token, divided by the number of tokens in the batch, then averaged."""
+    """SAEBench 0.6.0, evals/core/main.py, line 570: the squared error of a token, divided by the batch's tokens, then averaged."""
     error = (x - written).flatten(0, 1).square().sum(-1)
     return float((error / len(error)).mean())
 
@@ -109,7 +109,7 @@ def test_windows_taken_for_silent_without_a_look_are_mostly_active_for_a_dense_f
 
 
 def delphi_sample(count: int, each: int) -> list[set[int]]:
-    """delphi 0.1.3, latents/samplers.py: from each of ten quantiles of the windows, strongest first, a random sample, always with seed 22."""
+    """delphi 0.1.3, latents/samplers.py: a random sample from each of ten quantiles, strongest first, with seed 22."""
     draw, size = random.Random(22), count // 10
     return [set(draw.sample(range(part * size, (part + 1) * size), each)) for part in range(10)]
 
@@ -129,7 +129,7 @@ def test_a_probe_that_is_stopped_on_its_test_rows_tells_noise():
     """SAEBench 0.6.0, probe_training.py, line 285: the epoch of a probe is chosen by its accuracy on the test set."""
     draw = np.random.default_rng(0)
     gained: list[float] = []
-    for seed in range(10):
+    for seed in range(5):
         x, y = torch.from_numpy(draw.standard_normal((120, 200))), torch.from_numpy((draw.random(120) < 0.5).astype(float))
         weights = torch.zeros(200, dtype=torch.float64)
         best = 0.0
