@@ -22,7 +22,7 @@ from saelab.reports import Report
 from saelab.run import versions, write_atomically
 from saelab.values import to_dict, value
 
-METRIC_IMPL = "saelab/1"
+METRIC_IMPL = "saelab-1"
 """How the numbers of a file written by saelab were computed."""
 THEIRS = "sae_bench"
 """The same of a file that SAEBench wrote."""
