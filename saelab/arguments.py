@@ -59,7 +59,7 @@ def _not_known(command: type, left: Sequence[str]) -> SaelabError:
     if wrong.startswith("-"):
         return unknown("option", wrong, known)
     choices = [choice for field in fields(command) if field.name in PARTS for choice in PARTS[field.name]]
-    if choices and ":" in wrong:
+    if choices and (":" in wrong or ":" not in choices[0]):
         return unknown("sub-command", wrong, [choice for choice in choices if choice.split(":")[0] == wrong.split(":")[0]] or choices)
     return Invalid(f"Nothing takes the word {wrong!r}. Options begin with two hyphens; `--help` lists them.")
 
@@ -72,7 +72,7 @@ def _flags(kind: type, prefix: str = "", part: str | None = None, bare: bool = F
         inner = hint.__origin__ if marks else hint
         if field.name in PARTS and not part:
             for choice, chosen in PARTS[field.name].items():
-                yield from _flags(chosen, f"{name}.", choice)
+                yield from _flags(chosen, "" if OmitArgPrefixes in marks else f"{name}.", choice)
         elif is_dataclass(inner) and isinstance(inner, type):
             omit = bare or OmitArgPrefixes in marks
             yield from _flags(inner, "" if omit else f"{prefix}{name}.", part, omit)

@@ -1,10 +1,11 @@
-"""Parts that are chosen on the command line, by sub-commands such as `sae:topk` and `texts:files`: every one that is registered."""
+"""Parts that are chosen on the command line: every one that is registered, by sub-commands such as `sae:topk`; analyses by their name."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
+from saelab.analyses.base import ANALYSES, Analysis
 from saelab.dictionary import DICTIONARIES, Trainable
 from saelab.labellers.base import LABELLERS, Labeller
 from saelab.registry import Registry
@@ -23,6 +24,7 @@ PARTS: Mapping[str, Mapping[str, type]] = {
     "baseline": {f"baseline:{name}": kind.Config for name in DICTIONARIES if not issubclass(kind := DICTIONARIES[name], Trainable)},
     "labeller": _of(LABELLERS, "labeller"),
     "scorer": _of(SCORERS, "scorer"),
+    "question": {name: ANALYSES[name] for name in ANALYSES},
 }
 """For each field of a command that holds a part: the sub-commands that choose it, each with the class whose fields are its options."""
 
@@ -37,5 +39,8 @@ if TYPE_CHECKING:
     Fitted = Any
     Labels = Labeller
     Scores = Scorer
+    Question = Analysis
 else:
-    Texts, Sae, Fitted, Labels, Scores = (_union(PARTS[name]) for name in ("texts", "sae", "baseline", "labeller", "scorer"))
+    Texts, Sae, Fitted, Labels, Scores, Question = (
+        _union(PARTS[name]) for name in ("texts", "sae", "baseline", "labeller", "scorer", "question")
+    )

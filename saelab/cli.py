@@ -21,6 +21,7 @@ from saelab.lab import Lab
 from saelab.labelling import Controls, LabelFeatures, ScoreLabels
 from saelab.meaning import EmbedLabels
 from saelab.progress import shown
+from saelab.questions import Analyse
 from saelab.records import Estimate, Intervention, Quality, SteerRequest, Unit
 from saelab.run import Run, open_run, read_saved
 from saelab.steering import steer
@@ -168,6 +169,7 @@ COMMANDS: dict[str, type[Command]] = {
     "score": ScoreLabels,
     "embed": EmbedLabels,
     "controls": Controls,
+    "analyse": Analyse,
     "steer": Steer,
     "export": Export,
     "make": Make,

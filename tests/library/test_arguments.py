@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from saelab.analyses.concepts import Concepts
+from saelab.analyses.core import Core
 from saelab.arguments import flags_of, parsed
 from saelab.cli import COMMANDS
 from saelab.errors import Invalid, NotFound
@@ -42,6 +44,8 @@ def test_a_chosen_architecture_takes_its_own_options():
         ("train run sae:topp", NotFound, "Unknown sub-command 'sae:topp'. Did you mean sae:topk"),
         ("train run sea:topk", NotFound, "Unknown sub-command 'sea:topk'. Did you mean sae:topk"),
         ("trian run", NotFound, "Unknown command 'trian'. Did you mean train"),
+        ("analyse run concept", NotFound, "Unknown sub-command 'concept'. Did you mean concepts"),
+        ("analyse run --tasks 3", Invalid, "--tasks is an option of probing. Name that before it"),
         ("evaluate run again", Invalid, "Nothing takes the word 'again'"),
     ],
 )
@@ -51,10 +55,15 @@ def test_a_word_that_nothing_knows_is_answered_in_one_short_paragraph(words, err
     assert len(str(refused.value)) < 200
 
 
-@pytest.mark.parametrize("words", ["read", "train", "train x sae:jumprelu", "collect", "steer", "import", "label"])
+@pytest.mark.parametrize("words", ["read", "train", "train x sae:jumprelu", "collect", "steer", "import", "label", "score", "controls", "analyse", "analyse x probing"])
 def test_every_option_in_the_help_is_known(words, capsys):
     with pytest.raises(SystemExit):
         parsed(COMMANDS, [*words.split(), "--help"])
     command = words.split()[0]
     shown = {flag for flag in re.findall(r"--[a-z][a-z0-9.-]*", capsys.readouterr().out) if ".no-" not in flag and flag[:5] != "--no-"}
     assert shown - {"--help"} <= flags_of(COMMANDS[command]).keys()
+
+
+def test_an_analysis_is_chosen_by_its_name_and_takes_bare_options():
+    assert parsed(COMMANDS, ["analyse", "run", "--windows", "3"]).question == Core(windows=3)
+    assert parsed(COMMANDS, ["analyse", "run", "concepts", "--rows", "3"]).question == Concepts(rows=3)
