@@ -55,7 +55,10 @@ def test_a_word_that_nothing_knows_is_answered_in_one_short_paragraph(words, err
     assert len(str(refused.value)) < 200
 
 
-@pytest.mark.parametrize("words", ["read", "train", "train x sae:jumprelu", "collect", "steer", "import", "label", "score", "controls", "analyse", "analyse x probing"])
+@pytest.mark.parametrize(
+    "words",
+    ["read", "train", "train x sae:jumprelu", "collect", "steer", "import", "label", "score", "controls", "analyse", "analyse x probing"],
+)
 def test_every_option_in_the_help_is_known(words, capsys):
     with pytest.raises(SystemExit):
         parsed(COMMANDS, [*words.split(), "--help"])
