@@ -15,8 +15,9 @@ from saelab.features.collect import CollectConfig
 from saelab.features.database import store_place
 from saelab.features.gathered import gather
 from saelab.features.geometry import NOBODY, LogitLens, Neighbours
-from saelab.features.statistics import NUM_BINS, Statistics, bins
+from saelab.features.statistics import NUM_BINS, Statistics
 from saelab.features.store import FeatureStore
+from saelab.features.tally import bins
 from saelab.features.write import Geometry, write_features
 from saelab.interop import delphi, neuronpedia
 from saelab.interop.firings import Firings

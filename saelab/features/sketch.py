@@ -17,7 +17,8 @@ from saelab.features.entries import Entries
 from saelab.features.examples import SPLITS, Grid
 from saelab.features.kept import Kept, KeptTable, strongest, uniform
 from saelab.features.pool import Pool, PoolCount
-from saelab.features.statistics import Statistics, Tally
+from saelab.features.statistics import Statistics
+from saelab.features.tally import Tally
 from saelab.values import value
 
 TOKENS = "tokens"
