@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from tyro.conf import OmitArgPrefixes, Positional
 
-from saelab import foreign, stages
+from saelab import stages
 from saelab.activations.disk import DiskStore
 from saelab.activations.vectors import VECTORS
 from saelab.console import OUT
@@ -17,6 +17,7 @@ from saelab.corpus import Corpus
 from saelab.dictionary import Dictionary, save_dictionary
 from saelab.errors import Conflict, Invalid
 from saelab.feeds import provenance_of
+from saelab.foreign import FORMATS, export_features, format_of, import_features
 from saelab.interop.base import Foreign, Origin, find_foreign, write_foreign
 from saelab.interop.hub import download
 from saelab.lab import Lab, run_subject, stored
@@ -167,8 +168,8 @@ class Import:
     def __call__(self) -> None:
         """Does it."""
         run = open_run(self.run)
-        if self.config.repo is None and foreign.format_of(self.path):
-            foreign.import_features(run, self.path, self.config.source, self.config.hook)
+        if self.config.repo is None and format_of(self.path):
+            import_features(run, self.path, self.config.source, self.config.hook)
         else:
             import_dictionary(run, self.path, self.config)
         OUT.print(f"{run.source(self.config.source).path}")
@@ -189,6 +190,6 @@ class Export:
 
     def __call__(self) -> None:
         """Does it."""
-        export = foreign.export_features if self.format in foreign.FORMATS else export_dictionary
+        export = export_features if self.format in FORMATS else export_dictionary
         export(open_run(self.run), self.source, self.folder, self.format)
         OUT.print(f"{self.folder}")
