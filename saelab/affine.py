@@ -88,3 +88,9 @@ def input_statistics(sample: Float[Tensor, "row d_in"]) -> tuple[Float[Tensor, "
     mean = rows.mean(0)
     scale = (rows - mean).square().mean().sqrt()
     return mean, torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+def spread(x: Float[Tensor, "row width"]) -> Float[Tensor, ""]:
+    """The sum of squared distances from the mean, in two passes that write nothing: for rows that are centred, or nearly."""
+    size = torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32))
+    return size.square() - x.sum(0, dtype=size.dtype).square().sum() / len(x)

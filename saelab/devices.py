@@ -1,6 +1,8 @@
-"""Devices: which can be used, and which number format is fast there."""
+"""Devices: which can be used, what memory they have free, and which number format is fast there."""
 
+import os
 import time
+from pathlib import Path
 
 import torch
 
@@ -16,6 +18,16 @@ def usable(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0].rstrip(".")
         raise Invalid(f"The device {name!r} cannot be used: {reason}. Give cpu, cuda or auto.") from None
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device. On the CPU those of files that are cached count as free, where the system tells."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    told = Path("/proc/meminfo")
+    lines = told.read_text().splitlines() if told.is_file() else []
+    available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return available[0] if available else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:

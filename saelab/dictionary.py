@@ -163,10 +163,14 @@ class Losses:
     """The named terms of the loss; their sum is minimised."""
     active: Float[Tensor, " d_sae"]
     """On how many rows each feature was active."""
-    reconstruction: Float[Tensor, "row d_out"]
-    """What the codes stand for, without gradient."""
     target: Float[Tensor, "row d_out"]
-    """What they should stand for, without gradient: the activations, but for a transcoder."""
+    """What the codes should stand for, without gradient: the activations, but for a transcoder."""
+    residual: Float[Tensor, "row d_out"]
+    """What they leave of it, without gradient."""
+    error: Float[Tensor, ""]
+    """The sum of its squares."""
+    variance: Float[Tensor, ""]
+    """The sum of the target's squared distances from its mean."""
 
 
 class Trainable(Dictionary):
@@ -176,6 +180,8 @@ class Trainable(Dictionary):
     """Its settings, a `Config`."""
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
     """Adam's decay rates that suit the architecture."""
+    recordable: ClassVar[bool] = False
+    """Whether a step can be recorded (`saelab.recording`): same shapes each time, and no decision on the host."""
 
     @property
     def width(self) -> int:
@@ -200,14 +206,16 @@ class Trainable(Dictionary):
     def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float) -> Losses:
         """The loss on training rows, without dimension: the same for activations of any size.
 
-        `dead` are the features that have not been active for long; `progress` is the share of the run that is done, for warm-ups.
+        `dead` are features that have not been active for long, -1 none; `progress` is the share of the run that is done. A recorded step
+        sees its first `progress` for ever.
         """
 
-    def before_step(self) -> None:
-        """What the architecture does to its gradients before the optimiser step."""
+    def unit_rows(self) -> tuple[nn.Parameter, ...]:
+        """Weights whose rows the optimiser keeps at norm 1."""
+        return ()
 
     def after_step(self) -> None:
-        """What the architecture does to its weights after the optimiser step, such as bringing decoder rows to unit norm."""
+        """What the architecture does after the optimiser step."""
 
     @abstractmethod
     def default_lr(self) -> float:

@@ -4,6 +4,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -127,7 +128,7 @@ class Feed:
     def __init__(self, run: Run, reads: Reads) -> None:
         self.run, self.reads = run, reads
         self.batches = cache(self._batches)
-        """Batches of a size in an order: the same object for the same stream."""
+        """Batches of a size in an order for a device: the same object for the same stream."""
         self.store: ActivationStore
         if reads.vectors is not None:
             self.store, self.model, self.dtype = VectorStore(reads.vectors), Path(reads.vectors.file).stem, "float32"
@@ -137,7 +138,7 @@ class Feed:
         if reads.stream is None:
             self.store = stored(run, reads.hooks, reads.pooled)
         else:
-            self.store = SubjectStore(self.subject, self.corpus, reads.stream, reads.hooks, pooled=reads.pooled)
+            self.store = SubjectStore(self.subject, self.corpus, reads.stream, reads.hooks, pooled=reads.pooled, device=self.subject.device)
 
     @cached_property
     def subject(self) -> Subject:
@@ -173,12 +174,12 @@ class Feed:
     def _labelled(self) -> ActivationStore:
         return LabelledStore(self.store, self.corpus, self.reads.concept) if self.reads.concept else self.store
 
-    def _batches(self, size: int, order: int) -> Batches:
+    def _batches(self, size: int, order: int, device: torch.device) -> Batches:
         if self.reads.stream is not None:
             assert isinstance(self.store, SubjectStore), "a stream comes from a subject"
             stream = LabelledStream(self.store, self.corpus, self.reads.concept) if self.reads.concept else self.store
             return RingBuffer(stream, self.reads.stream.rows, size, order)
-        return Shuffled(self._labelled, size, order, None if self.reads.vectors else self.corpus)
+        return Shuffled(self._labelled, size, order, None if self.reads.vectors else self.corpus, device)
 
 
 def provenance_of(

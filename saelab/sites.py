@@ -163,6 +163,25 @@ def _input_hook(change: Change) -> Callable[..., object]:
     return hook
 
 
+def find_blocks(model: Any) -> list[nn.Module]:  # noqa: ANN401 - untyped by transformers
+    """The blocks of a causal language model, in order. Raises `Invalid` for a decoder family whose layout is unknown."""
+    base = model.base_model
+    blocks = _child(getattr(base, "decoder", base), _BLOCKS)
+    if blocks is None:
+        raise Invalid(f"{type(model).__name__} has no list of blocks under {', '.join(_BLOCKS)}; this decoder family is not supported.")
+    return list(blocks.children())
+
+
+def final_norm(model: Any) -> nn.Module:  # noqa: ANN401 - untyped by transformers
+    """The normalisation before the unembedding. Raises `Invalid` for a model whose layout is unknown."""
+    base = model.base_model
+    for name in ("norm", "ln_f", "final_layer_norm", "final_layernorm"):
+        for owner in (base, getattr(base, "decoder", None)):
+            if owner is not None and hasattr(owner, name):
+                return getattr(owner, name)
+    raise Invalid(f"The final norm of {type(model).__name__} was not found, so its logit lens cannot be computed.")
+
+
 def find_sites(model: Any) -> Mapping[str, Site]:  # noqa: ANN401 - untyped by transformers
     """Every hook of a causal language model, by TransformerLens name, in the order of the forward pass.
 
@@ -170,13 +189,9 @@ def find_sites(model: Any) -> Mapping[str, Site]:  # noqa: ANN401 - untyped by t
 
     Raises `Invalid` for a decoder family whose layout is unknown.
     """
-    base = model.base_model
-    blocks = _child(getattr(base, "decoder", base), _BLOCKS)
-    if blocks is None:
-        raise Invalid(f"{type(model).__name__} has no list of blocks under {', '.join(_BLOCKS)}; this decoder family is not supported.")
     num_heads = int(model.config.get_text_config().num_attention_heads)
     sites: dict[str, Site] = {}
-    for i, block in enumerate(blocks.children()):
+    for i, block in enumerate(find_blocks(model)):
         sites.update({f"blocks.{i}.{name}": site for name, site in _block_sites(block, num_heads).items()})
     return sites
 

@@ -196,7 +196,7 @@ def _member(run: Run, config: TrainStage, sae: Any, feed: Feed) -> Member:  # no
         folder.finish("train", training_config(config, sae), facts, began)
 
     described = {**to_dict(config), "train": None, "source": None}
-    return Member(trainer, feed.batches(settings.batch_size, config.order), reads=described, finished=finished)
+    return Member(trainer, feed.batches(settings.batch_size, config.order, usable(config.device)), reads=described, finished=finished)
 
 
 def evaluate(run: Run, config: EvaluateConfig, source: str | None = None) -> None:

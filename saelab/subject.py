@@ -9,7 +9,7 @@ names, SDPA attention, and an end after the last hook that is needed. The analys
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,14 +17,15 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from jinja2 import TemplateError
-from torch import Tensor, nn
+from torch import Tensor
 
 from saelab.bridge import boot, bridge_activations
+from saelab.compiled import CompiledBlocks
 from saelab.conversations import Message, role_spans, tokens_with_roles
 from saelab.devices import fastest_dtype, usable
 from saelab.errors import Invalid, unknown
 from saelab.progress import note
-from saelab.sites import Site, find_sites
+from saelab.sites import Site, final_norm, find_blocks, find_sites
 from saelab.values import value
 from saelab.weights import Weights, find_weights
 
@@ -72,6 +73,7 @@ class Subject:
         self.tokenizer = tokenizer
         self._source = source
         self._sites = find_sites(self.model)
+        self._compiled = CompiledBlocks(find_blocks(self.model))
         self._announced = False
 
     @classmethod
@@ -182,8 +184,10 @@ class Subject:
     # Activations
 
     @torch.inference_mode()
-    def activations(self, tokens: Int[Tensor, "window pos"], hooks: Sequence[str]) -> dict[str, Float[Tensor, "window pos d"]]:
-        """Activations at some hooks, all of one forward pass, which ends after the last of them.
+    def activations(
+        self, tokens: Int[Tensor, "window pos"], hooks: Sequence[str], compiled: bool = False
+    ) -> dict[str, Float[Tensor, "window pos d"]]:
+        """Activations at some hooks, all of one forward pass, which ends after the last of them; through compiled blocks if asked.
 
         Windows of unlike length are padded on the right with any token: a causal model never looks there, so no mask is needed.
         Hooks that only the bridge knows take a second pass, in float32. Of more axes than one a token, such as heads, the last are one.
@@ -195,7 +199,8 @@ class Subject:
         bridged = [hook for hook in hooks if hook not in self._sites]
         for hook in bridged:
             self._check_bridged(hook)
-        got = self._watched(tokens, own) if own else {}
+        with self._compiled.running(own) if compiled else nullcontext():
+            got = self._watched(tokens, own) if own else {}
         if bridged:
             if not self._announced:
                 note(f"{bridged[0]} is read through TransformerLens: a second copy of {self.name}, in float32, at about half the speed.")
@@ -314,16 +319,6 @@ class Subject:
         if self._source is None:
             raise Invalid("This subject was made from a module in memory; the bridge needs one loaded with Subject.load.")
         return boot(self._source.path, self._source.model(torch.float32).to(self.device), self._source.tokenizer())
-
-
-def final_norm(model: Any) -> nn.Module:  # noqa: ANN401 - untyped by transformers
-    """The normalisation before the unembedding. Raises `Invalid` for a model whose layout is unknown."""
-    base = model.base_model
-    for name in ("norm", "ln_f", "final_layer_norm", "final_layernorm"):
-        for owner in (base, getattr(base, "decoder", None)):
-            if owner is not None and hasattr(owner, name):
-                return getattr(owner, name)
-    raise Invalid(f"The final norm of {type(model).__name__} was not found, so its logit lens cannot be computed.")
 
 
 def _by_row(rows: Sequence[Edits]) -> dict[str, Edit]:

@@ -165,7 +165,7 @@ def check_reports_what_it_does(kind: type[Dictionary], _folder: Path) -> None:
         dictionary.initialise(rows, torch.Generator().manual_seed(0))
         losses = dictionary.losses(rows, torch.arange(5), progress=1.0)
         codes = dictionary.encode(unit * x)
-        assert torch.allclose(losses.reconstruction, dictionary.decode(codes), rtol=1e-4, atol=1e-4 * unit)
+        assert torch.allclose(losses.target - losses.residual, dictionary.decode(codes), rtol=1e-4, atol=1e-4 * unit)
         assert torch.equal(losses.active, (codes.dense() != 0).sum(0).float())
         terms.append({name: float(term.detach()) for name, term in losses.terms.items()})
     assert terms[0].keys() == terms[1].keys()

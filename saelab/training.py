@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +22,8 @@ from torch import Tensor
 from saelab.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from saelab.dictionary import Dictionary, Losses, Trainable
 from saelab.errors import Invalid
+from saelab.kernels.adam import Adam
+from saelab.recording import Recording, Told
 from saelab.records import LogRow
 from saelab.schedules import learning_rate
 from saelab.sinks import Sink, SinkName, open_sinks
@@ -27,6 +31,8 @@ from saelab.values import to_dict, value
 
 _DEAD_EVERY = 16
 """Steps from one look at which features are dead to the next: the look waits for the device."""
+_FEWEST_DEAD = 6
+"""Binary logarithm of the fewest dead features that a recorded step is made for."""
 _EVALUATIONS = 10
 """Evaluations in a run whose config does not say how often."""
 
@@ -94,12 +100,16 @@ class Trainer:
         tokens = config.steps * config.batch_size
         self.dead_after = min(10_000_000, tokens // 50) if config.dead_after is None else config.dead_after
         betas = config.betas or dictionary.betas
-        self.optimiser = torch.optim.Adam(dictionary.parameters(), lr=self.lr, betas=betas, fused=True)
+        self.optimiser = Adam(dictionary.parameters(), lr=self.lr, betas=betas, clip=config.clip, unit=dictionary.unit_rows())
         self.steps_done = 0
         self.tokens = 0
         self.seconds, self._began = 0.0, time.monotonic()
         self.idle = torch.zeros(dictionary.d_sae, dtype=torch.int64, device=self.device)
         self.dead: Int[Tensor, " dead"] = self.idle.new_zeros(0)
+        self._dead: dict[int, Tensor] = {}
+        self._any_dead: Told | None = None
+        records = dictionary.recordable and self.device.type == "cuda" and config.precision == "bf16"
+        self._recording = Recording(self._advance) if records else None
         self.sums: dict[str, Tensor] = {}
         self._noise = torch.Generator().manual_seed(config.seed).get_state()
         self.last_row = (0, 0, 0.0)
@@ -130,23 +140,47 @@ class Trainer:
         return self.lr * learning_rate(self.steps_done, self.config.steps, self.warmup, self.config.decay)
 
     def step(self, x: Float[Tensor, "row width"]) -> Losses:
-        """One optimiser step on training rows. Waits for the device only every 16th time, to see which features are dead."""
+        """One optimiser step on training rows. Every 16th looks which features are dead, and may wait for the device then.
+
+        On a GPU the step is recorded where the architecture allows it; then the next one overwrites what this one returns.
+        """
         x = x.to(self.device)
-        self.optimiser.param_groups[0]["lr"] = self.rate()
+        self.optimiser.set_lr(self.rate())
         if self.steps_done % _DEAD_EVERY == 0:
-            self.dead = (self.idle >= self.dead_after).nonzero()[:, 0]
-        with self._own_noise(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            losses = self.dictionary.losses(x, self.dead, self.steps_done / self.config.steps)
-        loss = torch.stack(list(losses.terms.values())).sum()
-        loss.backward()
-        self.dictionary.before_step()
-        torch.nn.utils.clip_grad_norm_(self.dictionary.parameters(), self.config.clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        self.dictionary.after_step()
+            self._look_for_dead()
+        losses = self._advance(x) if self._recording is None else self._recording(x, len(self.dead))
         self.steps_done += 1
         self.tokens += len(x)
         self.seconds = time.monotonic() - self._began
+        return losses
+
+    def _look_for_dead(self) -> None:
+        """Which features have not been active for long. A recorded step is given a few numbers of them, filled up.
+
+        Where steps are recorded, whether there are any is asked one look ahead, so that the device is waited for only if there are.
+        """
+        if self._recording is not None:
+            asked, self._any_dead = self._any_dead, Told((self.idle >= self.dead_after).any())
+            if asked is None or not asked.read():
+                self.dead = self.idle[:0]
+                return
+        dead = (self.idle >= self.dead_after).nonzero()[:, 0]
+        if self._recording is not None and len(dead):
+            size = 2 ** max(_FEWEST_DEAD, (len(dead) - 1).bit_length())
+            room = self._dead.setdefault(size, dead.new_empty(size)).fill_(-1)
+            room[: len(dead)] = dead
+            dead = room
+        self.dead = dead
+
+    def _advance(self, x: Float[Tensor, "row width"]) -> Losses:
+        """What the device does in a step."""
+        with self._own_noise(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            losses = self.dictionary.losses(x, self.dead, self.steps_done / self.config.steps)
+        loss = reduce(add, losses.terms.values())
+        loss.backward()
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.dictionary.after_step()
         self._count(losses, loss)
         return losses
 
@@ -164,17 +198,12 @@ class Trainer:
     @torch.no_grad()
     def _count(self, losses: Losses, loss: Tensor) -> None:
         """Adds the step to the sums of the log, on the device."""
-        target = losses.target
-        self.idle = torch.where(losses.active > 0, 0, self.idle + len(target))
-        now = {
-            "loss": loss,
-            **losses.terms,
-            "error": (target - losses.reconstruction).square().sum(),
-            "variance": (target - target.mean(0)).square().sum(),
-            "active": losses.active.sum(),
-        }
-        for name, term in now.items():
-            self.sums[name] = self.sums.get(name, torch.zeros((), device=self.device)) + term.detach().float()
+        self.idle.add_(len(losses.target)).masked_fill_(losses.active > 0, 0)
+        now = {"loss": loss, **losses.terms, "error": losses.error, "variance": losses.variance, "active": losses.active.sum()}
+        for name in now.keys() - self.sums.keys():
+            self.sums[name] = torch.zeros((), device=self.device)
+        sums, terms = [self.sums[name] for name in now], [term.float() for term in now.values()]
+        torch._foreach_add_(sums, terms)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage] - one launch for all
 
     def row(self) -> LogRow:
         """The log line of the steps since the last one. Raises `Invalid` if training has diverged."""
@@ -182,13 +211,14 @@ class Trainer:
             raise self.diverged()
         (steps, tokens, seconds), self.last_row = self.last_row, (self.steps_done, self.tokens, self.seconds)
         sums = {name: float(total) for name, total in self.sums.items()}
-        self.sums = {}
+        for total in self.sums.values():
+            total.zero_()
         error, variance, active = sums.pop("error"), sums.pop("variance"), sums.pop("active")
         metrics = {name: total / (self.steps_done - steps) for name, total in sums.items()} | {
             "fvu": error / variance if variance else 0.0,
             "l0": active / (self.tokens - tokens),
             "dead": float((self.idle >= self.dead_after).float().mean()),
-            "lr": self.optimiser.param_groups[0]["lr"],
+            "lr": float(self.optimiser.param_groups[0]["lr"]),
             "tokens_per_second": (self.tokens - tokens) / max(self.seconds - seconds, 1e-9),
         }
         return LogRow(step=self.steps_done, tokens=self.tokens, seconds=round(self.seconds, 3), metrics=metrics)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from itertools import pairwise
 from textwrap import dedent
+from threading import Lock
 from types import MappingProxyType
 from typing import Any, TypeVar, dataclass_transform
 
@@ -53,9 +54,13 @@ def _describe(base: type) -> None:
             field.metadata = MappingProxyType({"description": inspect.cleandoc(str(below.value.value))})
 
 
+_building = Lock()
+
+
 @cache
 def _adapter(kind: type[T]) -> TypeAdapter[T]:
-    return TypeAdapter(kind)
+    with _building:  # pydantic reads the source of a class, which two threads must not do at once
+        return TypeAdapter(kind)
 
 
 def to_dict(item: object) -> Any:  # noqa: ANN401 - JSON has no narrower type

@@ -12,6 +12,7 @@ class FakeSubject:
     """Counts its forward passes and the tokens in them."""
 
     name = "fake"
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
         self.passes = 0

@@ -80,6 +80,10 @@ class ActivationStore(ABC):
     def chunk(self, number: int, held_out: bool | None = None) -> Chunk:
         """One chunk, or its part that is held out, or the rest of it. Raises `Corrupt` naming a file that is torn."""
 
+    def part(self, number: int, held_out: bool | None = None) -> tuple[Float[Tensor, "row d_in"], Int[Tensor, " kept"] | None]:
+        """The activations of a chunk, and which rows of them are asked for, none for all: for who copies them elsewhere in any case."""
+        return self.chunk(number, held_out).x, None
+
     def places(self, number: int, held_out: bool | None = None) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
         """Window and position of each row of a chunk."""
         chunk = self.chunk(number, held_out)
@@ -106,9 +110,11 @@ class ActivationStore(ABC):
         - `held_out`: only held-out documents, only the others, or all.
         - `start`: chunks to leave out at the beginning, as many as an interrupted pass has finished.
         """
-        numbers = [number for number, rows in enumerate(self.chunk_rows(held_out)) if rows]
-        for number in numbers[start:]:
+        for number in self._numbers(held_out)[start:]:
             yield self.chunk(number, held_out)
+
+    def _numbers(self, held_out: bool | None) -> list[int]:
+        return [number for number, rows in enumerate(self.chunk_rows(held_out)) if rows]
 
     def need_rows(self, held_out: bool | None) -> int:
         """Rows of one kind. Raises `Invalid` where there are none."""

@@ -9,18 +9,21 @@ are large (600 MB for half a million rows of SmolLM2-135M in bfloat16), but to m
 windows of the last dozen fillings, and on a GPU perhaps not give the same bits.
 """
 
-import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.activations.base import Chunk
 from saelab.activations.forward import ForwardConfig
 from saelab.activations.labelled import LabelledStream
+from saelab.activations.prefetch import AHEAD, sent
 from saelab.activations.stream import SubjectStore
+from saelab.devices import free_memory
 from saelab.errors import Conflict, Invalid
 from saelab.values import value
 
@@ -59,6 +62,8 @@ class RingBuffer:
         self._step = self._portion = 0
         self._x: Float[Tensor, "row d_in"] | None = None
         self._coming = torch.empty(0, store.d_in, dtype=store.dtype, device=store.device)
+        self._reading: deque[Callable[[], Chunk]] = deque()
+        self._stream = torch.cuda.Stream(store.device) if store.device.type == "cuda" else None
 
     def __call__(self, step: int) -> Iterator[Float[Tensor, "batch d_in"]]:
         """The batches from a step on, in float32, endless.
@@ -87,9 +92,11 @@ class RingBuffer:
             )
         self._x, self._coming = x.to(self.store.device), state["coming"].to(self.store.device)
         self._step, self._portion = (int(number) for number in state["place"])
+        self._reading.clear()
 
     def _fill(self) -> None:
         self._step = self._portion = 0
+        self._reading.clear()
         self._x, self._coming = self._coming.new_empty(self.rows, self.store.d_in), self._coming[:0]
         for part in self._x.split(self.size):
             part.copy_(self._fresh(len(part)))
@@ -98,7 +105,7 @@ class RingBuffer:
         """The next batch; its slots have fresh rows already."""
         assert self._x is not None, "a buffer is filled before it is drawn from"
         noise = np.random.default_rng((self.seed, self._step))
-        slots = torch.from_numpy(noise.choice(self.rows, self.size, replace=False)).to(self.store.device)
+        slots = sent(torch.from_numpy(noise.choice(self.rows, self.size, replace=False)), self.store.device)
         batch = self._x[slots].float()
         self._x[slots] = self._fresh(self.size)
         self._step += 1
@@ -107,10 +114,17 @@ class RingBuffer:
     def _fresh(self, count: int) -> Float[Tensor, "count d_in"]:
         """The next rows of the stream."""
         while len(self._coming) < count:
-            self._coming = torch.cat([self._coming, self.store.shuffled(self.seed, self._portion).x])
-            self._portion += 1
+            self._coming = torch.cat([self._coming, self._read()])
         fresh, self._coming = self._coming[:count], self._coming[count:]
         return fresh
+
+    def _read(self) -> Float[Tensor, "row d_in"]:
+        """The rows of the next portion. A GPU reads the portions after it beside the training, so that this one is there when it is due."""
+        with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            while len(self._reading) <= (AHEAD if self._stream else 0):
+                self._reading.append(self.store.begin(self.seed, self._portion + len(self._reading)))
+        self._portion += 1
+        return self._reading.popleft()().x
 
 
 def _need_memory(rows: int, row_bytes: int, device: torch.device) -> None:
@@ -121,13 +135,3 @@ def _need_memory(rows: int, row_bytes: int, device: torch.device) -> None:
             f"{free / 2**30:.2f} GiB are free, of which the buffer may take {_SPARE:.0%}. Give {int(_SPARE * free / row_bytes):,} rows or "
             "fewer."
         )
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device. On the CPU those of files that are cached count as free, where the system tells."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    told = Path("/proc/meminfo")
-    lines = told.read_text().splitlines() if told.is_file() else []
-    available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return available[0] if available else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

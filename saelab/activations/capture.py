@@ -1,14 +1,20 @@
 """Capture: one pass of the subject over the corpus, activations of several hooks written as they come."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from saelab.activations.disk import DiskStore, StorePlan, StoreWriter
 from saelab.activations.forward import Captured, Forward, ForwardConfig, Piece
 from saelab.activations.memory import MemoryStore
+from saelab.activations.prefetch import AHEAD, begun
 from saelab.corpus import Corpus
 from saelab.progress import track
 from saelab.values import value
+
+_WRITERS = 4
+"""Shards that are written at a time: one is summed and copied while others are on their way to the disk."""
 
 
 @value
@@ -33,9 +39,19 @@ def capture(subject: Captured, corpus: Corpus, config: CaptureConfig, folder_of_
     todo = [number for number, hooks in lacking.items() if hooks]
     sizes = [int(corpus.window_length[shard].sum()) for shard in shards]
     done = corpus_tokens(corpus) - sum(sizes[number] for number in todo)
-    for number in track(todo, stage="capture", total=corpus_tokens(corpus), unit="tokens", done=done, size=lambda number: sizes[number]):
-        for hook, (chunk, is_held_out) in forward.on(shards[number], lacking[number]).items():
+
+    def write(number: int, coming: Callable[[], dict[str, Piece]]) -> None:
+        for hook, (chunk, is_held_out) in coming().items():
             writers[hook].write(number, chunk, is_held_out)
+
+    numbers = track(todo, stage="capture", total=corpus_tokens(corpus), unit="tokens", done=done, size=sizes.__getitem__)
+    pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="saelab-writer")
+    works = (pool.submit(write, number, forward.begin(shards[number], lacking[number])).result for number in numbers)
+    try:
+        for _ in begun(works, 2 * _WRITERS):
+            pass  # which waits for the oldest shard, and raises what its writing raised
+    finally:
+        pool.shutdown(cancel_futures=True)
     return {hook: writer.finish(len(shards)) for hook, writer in writers.items()}
 
 
@@ -43,9 +59,10 @@ def capture_in_memory(subject: Captured, corpus: Corpus, config: CaptureConfig) 
     """The same into memory, for small corpora. Raises `Invalid` as `capture` does, and what the subject raises."""
     forward = Forward(subject, corpus, config, config.hooks)
     pieces: dict[str, list[Piece]] = {hook: [] for hook in config.hooks}
-    for shard in track(forward.shards(), stage="capture", total=corpus.num_windows, unit="windows", size=len):
-        for hook, piece in forward.on(shard).items():
-            pieces[hook].append(piece)
+    shards = track(forward.shards(), stage="capture", total=corpus.num_windows, unit="windows", size=len)
+    for found in begun(map(forward.begin, shards), AHEAD):
+        for hook, (chunk, is_held_out) in found.items():
+            pieces[hook].append((replace(chunk, x=chunk.x.clone()), is_held_out))  # what the pinned memory of copies is needed for again
     return {
         hook: MemoryStore(hook, corpus.policy, [chunk for chunk, _ in got], [mask for _, mask in got], forward.limits[hook])
         for hook, got in pieces.items()

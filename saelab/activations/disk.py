@@ -6,25 +6,27 @@ uint8, in corpus order; its metadata say what it is part of. `index.json` comes 
 """
 
 import json
+import struct
 import zlib
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from saelab.activations.base import ActivationStore, Chunk, StoreDtype, part_of
 from saelab.corpus import TokenPolicy
 from saelab.errors import Conflict, Corrupt, NotFound
-from saelab.run import differences, read_saved, write_atomically
+from saelab.run import differences, read_saved, whole, write_atomically
 from saelab.values import from_json, to_dict, to_json, value
 
 FORMAT = 1
 _CHECKED_BYTES = 2**22
+_CODES = {torch.bfloat16: "BF16", torch.float32: "F32", torch.int32: "I32", torch.uint8: "U8"}
 _Tensors = dict[str, Tensor]
 
 
@@ -115,12 +117,14 @@ class DiskStore(ActivationStore):
 
     def chunk(self, number: int, held_out: bool | None = None) -> Chunk:
         """One shard, or its part of one kind. Raises `Corrupt` naming a shard that is torn."""
-        file, facts = shard_file(self.folder, number), self.index.shards[number]
-        if number not in self._tested:
-            if _checksum(file) != facts.crc32:
-                raise _torn(file, "its checksum is not the one that was written")
-            self._tested.add(number)
+        self._test(number)
         return self._part(number, held_out)
+
+    def part(self, number: int, held_out: bool | None = None) -> tuple[Float[Tensor, "row d_in"], Int[Tensor, " kept"] | None]:
+        """The activations of a shard as they lie in its file, mapped and not yet read, and which rows are of one kind."""
+        self._test(number)
+        tensors = _read(shard_file(self.folder, number))[1]
+        return tensors["x"], None if held_out is None else (tensors["held_out"] == held_out).nonzero()[:, 0]
 
     def places(self, number: int, held_out: bool | None = None) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
         """Window and position of each row of a shard; the activations are not read. Raises `Corrupt` naming a shard that is torn."""
@@ -136,6 +140,14 @@ class DiskStore(ActivationStore):
         chunk = Chunk(x=tensors["x"], window=tensors["window"].long(), position=tensors["position"].long())
         return part_of(chunk, tensors["held_out"].bool(), held_out)
 
+    def _test(self, number: int) -> None:
+        """Tests the checksum of a shard, once. Raises `Corrupt` naming one that is torn."""
+        file = shard_file(self.folder, number)
+        if number not in self._tested:
+            if _checksum(file) != self.index.shards[number].crc32:
+                raise _torn(file, "its checksum is not the one that was written")
+            self._tested.add(number)
+
 
 class StoreWriter:
     """Writes a store shard by shard; shards that an earlier writer with the same plan finished are kept.
@@ -147,6 +159,7 @@ class StoreWriter:
 
     def __init__(self, folder: Path, plan: StorePlan) -> None:
         self.folder, self.plan = folder, plan
+        self._written: dict[int, ShardFacts] = {}
 
     def has(self, number: int) -> bool:
         """Whether a shard is there and whole. Raises `Conflict` where it belongs to another capture, `Corrupt` where it is torn."""
@@ -162,13 +175,20 @@ class StoreWriter:
     def write(self, number: int, chunk: Chunk, is_held_out: Bool[Tensor, " row"]) -> None:
         """Writes a shard, whole or not at all. Raises `Conflict` where it cannot be written, as on a full disk."""
         tensors: _Tensors = {
-            "x": chunk.x.to(getattr(torch, self.plan.dtype)).contiguous(),
             "window": chunk.window.int(),
             "position": chunk.position.int(),
+            "x": chunk.x.to(getattr(torch, self.plan.dtype)).contiguous(),
             "held_out": is_held_out.to(torch.uint8),
         }
-        metadata = {"plan": json.dumps(to_dict(self.plan))}  # one key: several would come in any order
-        write_atomically(shard_file(self.folder, number), save(tensors, metadata))
+        parts = _file_parts(tensors, {"plan": json.dumps(to_dict(self.plan))})
+        with whole(shard_file(self.folder, number)) as half:
+            write_parts(half, parts)
+        self._written[number] = ShardFacts(
+            rows=len(chunk.x),
+            held_out_rows=int(is_held_out.sum()),
+            num_bytes=sum(len(part) for part in parts),
+            crc32=reduce(lambda checksum, part: zlib.crc32(part, checksum), parts, 0),
+        )
 
     def finish(self, num_shards: int) -> DiskStore:
         """Writes the index of all shards, the last act, and opens the store. Raises `Corrupt` naming a torn shard.
@@ -179,14 +199,8 @@ class StoreWriter:
         if file.is_file() and (old := read_saved(StoreIndex, file)).plan == self.plan:
             assert len(old.shards) == num_shards, "the same plan has the same shards"
             return DiskStore(self.folder)
-        shards: list[ShardFacts] = []
-        d_in = 0
-        for number in range(num_shards):
-            shard = shard_file(self.folder, number)
-            content, tensors = shard.read_bytes(), _read(shard)[1]
-            rows, d_in = tensors["x"].shape
-            held_out_rows = int(tensors["held_out"].sum())
-            shards.append(ShardFacts(rows=rows, held_out_rows=held_out_rows, num_bytes=len(content), crc32=zlib.crc32(content)))
+        shards = [self._written.get(number) or _facts(shard_file(self.folder, number)) for number in range(num_shards)]
+        d_in = _read(shard_file(self.folder, 0))[1]["x"].shape[1]
         index = StoreIndex(plan=self.plan, d_in=d_in, shards=tuple(shards))
         write_atomically(file, to_json(index))
         return DiskStore(self.folder)
@@ -195,6 +209,37 @@ class StoreWriter:
 def shard_file(folder: Path, number: int) -> Path:
     """The file of a shard."""
     return folder / f"{number:05d}.safetensors"
+
+
+def _file_parts(tensors: _Tensors, metadata: dict[str, str]) -> list[memoryview]:
+    """A safetensors file as its header and the memory of its tensors, the widest numbers first so that all are aligned.
+
+    `safetensors.torch.save` copies them twice and holds up the other threads meanwhile; `save_file` leaves a file behind when it is killed.
+    """
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, x in tensors.items():
+        begin, end = end, end + x.nbytes
+        entries[name] = {"dtype": _CODES[x.dtype], "shape": list(x.shape), "data_offsets": [begin, end]}
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    memory = [x.flatten().view(torch.uint8).numpy().data for x in tensors.values()]
+    return [memoryview(struct.pack("<Q", len(header)) + header), *memory]
+
+
+def write_parts(file: Path, parts: Sequence[memoryview]) -> None:
+    """Writes parts one after another."""
+    with file.open("wb", buffering=0) as opened:
+        for part in parts:
+            while part:
+                part = part[opened.write(part) :]
+
+
+def _facts(file: Path) -> ShardFacts:
+    """The facts of a file that an earlier writer left. Raises `Corrupt` where it is torn."""
+    tensors = _read(file)[1]
+    rows, held_out_rows = len(tensors["x"]), int(tensors["held_out"].sum())
+    return ShardFacts(rows=rows, held_out_rows=held_out_rows, num_bytes=file.stat().st_size, crc32=_checksum(file))
 
 
 def _checksum(file: Path) -> int:

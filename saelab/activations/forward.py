@@ -4,8 +4,9 @@ Everything that reads activations from a subject goes through here (capture to d
 the token policy, the limit for massive activations and the check for activations that are not finite are the same everywhere.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -13,13 +14,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saelab.activations.base import Chunk, StoreDtype, rows_of
+from saelab.activations.base import Chunk, StoreDtype
+from saelab.activations.prefetch import fetched, sent
+from saelab.compiled import worth_compiling
 from saelab.corpus import Corpus
 from saelab.errors import Invalid
 from saelab.values import value
 
 Piece = tuple[Chunk, Bool[Tensor, " row"]]
 """Activations of some windows at one hook, and which of its rows are of held-out documents."""
+_CPU_TOKENS, _GPU_TOKENS = 2**12, 2**16
+"""Tokens in one pass, unless the config says otherwise: on a GPU as many as keep all of it at work, in spite of what a launch costs."""
+_SPARE_SHARE = 16
+"""A pass ends before windows that are so much shorter that padding would take more than one part in so many of it."""
 _LIMIT_WINDOWS = 64
 """Windows from which the usual norm of an activation is learnt."""
 
@@ -33,8 +40,15 @@ class Captured(Protocol):
         """The subject's id."""
         ...
 
-    def activations(self, tokens: Int[Tensor, "window pos"], hooks: Sequence[str]) -> dict[str, Float[Tensor, "window pos d"]]:
-        """Activations at some hooks; windows of unlike length are padded on the right."""
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        ...
+
+    def activations(
+        self, tokens: Int[Tensor, "window pos"], hooks: Sequence[str], compiled: bool = False
+    ) -> dict[str, Float[Tensor, "window pos d"]]:
+        """Activations at some hooks; windows of unlike length are padded on the right. Compiled: by a faster program, on a GPU."""
         ...
 
 
@@ -44,8 +58,8 @@ class ForwardConfig:
 
     dtype: StoreDtype = "bfloat16"
     """What activations are kept as."""
-    batch_tokens: int = 4096
-    """Tokens in one forward pass, padding included, at most (one window at least)."""
+    batch_tokens: int | None = None
+    """Tokens in one forward pass, padding included, at most (one window at least); none for 4,096 on a CPU and 65,536 on a GPU."""
     massive: float | None = 6.0
     """An activation whose norm is more than so many times the median is massive and left out, like the first positions; none keeps all.
     A handful of them would hold most of the variance (Sun et al. 2024, "Massive Activations in Large Language Models")."""
@@ -77,7 +91,11 @@ class Forward:
         device: torch.device | str = "cpu",
     ) -> None:
         _check(config, hooks)
-        self.subject, self.corpus, self.config, self.hooks, self.device = subject, corpus, config, tuple(hooks), device
+        self.subject, self.corpus, self.config, self.hooks = subject, corpus, config, tuple(hooks)
+        self.device, self._dtype = torch.device(device), getattr(torch, config.dtype)
+        self._batch_tokens = config.batch_tokens or (_CPU_TOKENS if subject.device.type == "cpu" else _GPU_TOKENS)
+        worth = worth_compiling(subject.device, int(corpus.window_length.sum()))
+        self._run = partial(subject.activations, compiled=True) if worth else subject.activations
         self.limits: Mapping[str, float | None] = self._learnt() if limits is None else limits
 
     def shards(self) -> list[Int[np.ndarray, " window"]]:
@@ -90,31 +108,60 @@ class Forward:
 
         Windows of like length go through the subject together. Raises `Invalid` with its origin for an activation that is not finite.
         """
-        return self._on(windows, self.hooks if hooks is None else hooks, self.limits)
+        return self.begin(windows, hooks)()
 
-    def _on(self, windows: Int[np.ndarray, " window"], hooks: Sequence[str], limits: Mapping[str, float | None]) -> dict[str, Piece]:
+    def begin(self, windows: Int[np.ndarray, " window"], hooks: Sequence[str] | None = None) -> Callable[[], dict[str, Piece]]:
+        """The same, begun: a GPU is told what to do, and nobody waits for it. The result waits and gives the rows, or raises."""
         corpus = self.corpus
         rows = corpus.window_rows[windows]
-        begins = np.cumsum(rows) - rows
-        window = torch.from_numpy(np.repeat(windows, rows))
+        position, x = self._passed(windows, rows, self.hooks if hooks is None else hooks)
+        whole = Chunk(x=torch.empty(0), window=torch.from_numpy(np.repeat(windows, rows)), position=position)
+        is_held_out = torch.from_numpy(corpus.window_held_out[windows].repeat(rows))
+        coming = {hook: self._ordinary(x.pop(hook), self.limits.get(hook)) for hook in list(x)}
+        return lambda: {hook: self._piece(hook, whole, is_held_out, *wait()) for hook, wait in coming.items()}
+
+    def _passed(
+        self, windows: Int[np.ndarray, " window"], rows: Int[np.ndarray, " window"], hooks: Sequence[str]
+    ) -> tuple[Int[Tensor, " row"], dict[str, Float[Tensor, "row d_in"]]]:
+        """Positions, and activations where the subject runs, of the rows of some windows, through as many forward passes as it takes."""
+        begins, device = np.cumsum(rows) - rows, self.subject.device
         position = torch.empty(int(rows.sum()), dtype=torch.long)
         x: dict[str, Tensor] = {}
-        for chosen in _batches(corpus.window_length[windows], self.config.batch_tokens):
-            tokens, counted = corpus.windows(windows[chosen])
-            places = torch.from_numpy((begins[chosen][:, None] + np.cumsum(counted, axis=1) - 1)[counted])
-            position[places] = torch.from_numpy(np.nonzero(counted)[1])
-            for hook, got in self.subject.activations(torch.from_numpy(tokens), hooks).items():
-                kept = got[torch.from_numpy(counted).to(got.device)].to(self.device, getattr(torch, self.config.dtype))
+        for chosen in _batches(self.corpus.window_length[windows], self._batch_tokens):
+            tokens, counted = self.corpus.windows(windows[chosen])
+            source = torch.from_numpy(np.flatnonzero(counted))
+            target = torch.from_numpy((begins[chosen][:, None] + np.cumsum(counted, axis=1) - 1)[counted])
+            position[target] = source % tokens.shape[1]
+            source, target = sent(source, device), sent(target, device)
+            for hook, got in self._run(sent(torch.from_numpy(tokens), device), hooks).items():
                 if hook not in x:
-                    x[hook] = torch.empty(len(position), kept.shape[1], dtype=kept.dtype, device=self.device)
-                x[hook][places.to(self.device)] = kept
-        whole = Chunk(x=torch.empty(0), window=window, position=position)
-        is_held_out = torch.from_numpy(corpus.window_held_out[windows].repeat(rows))
-        return {hook: self._ordinary(hook, replace(whole, x=x[hook]), is_held_out, limits.get(hook)) for hook in hooks}
+                    x[hook] = torch.empty(len(position), got.shape[-1], dtype=self._dtype, device=device)
+                x[hook][target] = got.flatten(0, 1)[source].to(self._dtype)
+        return position, x
 
-    def _ordinary(self, hook: str, chunk: Chunk, is_held_out: Bool[Tensor, " row"], limit: float | None) -> Piece:
+    def _ordinary(self, x: Float[Tensor, "row d_in"], limit: float | None) -> Callable[[], tuple[Tensor, ...]]:
+        """The activations, massive ones last, and the norms of all in their first order, on their ways to where they are wanted.
+
+        How many are massive, only the GPU knows for now.
+        """
+        norms = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32)
+        if limit is not None:
+            x = x[torch.argsort(norms > limit, stable=True)]
+        if self.device.type == "cpu":
+            return fetched(x, norms)
+        there = sent(x, self.device)
+        known = fetched(sent(norms, self.device))  # behind the activations, so that they are there when these are known
+
+        def wait() -> tuple[Tensor, ...]:
+            (here,) = known()
+            if there.is_cuda:
+                there.record_stream(torch.cuda.current_stream(there.device))  # which may be another than where it was begun
+            return there, here
+
+        return wait
+
+    def _piece(self, hook: str, chunk: Chunk, is_held_out: Bool[Tensor, " row"], x: Tensor, norms: Tensor) -> Piece:
         """The rows that are not massive."""
-        norms = chunk.x.float().norm(dim=-1).cpu()
         strange = ~norms.isfinite()
         if strange.any():
             row = int(strange.nonzero()[0])
@@ -124,10 +171,11 @@ class Forward:
                 f"{len(norms)} rows read with it are like that. Run the subject in float32 (--subject.dtype float32), or leave out the "
                 "document."
             )
+        limit = self.limits.get(hook)
         if limit is None:
-            return chunk, is_held_out
+            return replace(chunk, x=x), is_held_out
         kept = norms <= limit
-        return rows_of(chunk, kept), is_held_out[kept]
+        return Chunk(x=x[: int(kept.sum())], window=chunk.window[kept], position=chunk.position[kept]), is_held_out[kept]
 
     def _learnt(self) -> dict[str, float | None]:
         """The norm at each hook above which an activation is massive, from the median over the first windows, to four digits."""
@@ -135,14 +183,15 @@ class Forward:
         if massive is None:
             return dict.fromkeys(self.hooks)
         first = np.arange(min(_LIMIT_WINDOWS, self.corpus.num_windows))
-        pieces = self._on(first, self.hooks, {})
+        self.limits = {}
+        pieces = self.on(first)
         return {hook: float(f"{massive * float(chunk.x.float().norm(dim=-1).median()):.4g}") for hook, (chunk, _) in pieces.items()}
 
 
 def _check(config: ForwardConfig, hooks: Sequence[str]) -> None:
     if not hooks or len(set(hooks)) < len(hooks):
         raise Invalid("hooks must name one place in the subject at least, and none twice, such as blocks.14.hook_resid_post.")
-    if config.batch_tokens < 1 or config.shard_windows < 1:
+    if min(config.shard_windows, 1 if config.batch_tokens is None else config.batch_tokens) < 1:
         raise Invalid("batch_tokens and shard_windows must be 1 or more.")
     if config.massive is not None and not config.massive > 1:
         raise Invalid(f"massive is {config.massive}; it is a multiple of the median norm, more than 1, or none to keep all.")
@@ -153,6 +202,8 @@ def _batches(lengths: Int[np.ndarray, " window"], batch_tokens: int) -> Iterator
     order = np.argsort(-lengths, kind="stable")
     begin = 0
     while begin < len(order):
-        count = max(1, batch_tokens // int(lengths[order[begin]]))
+        longest = int(lengths[order[begin]])
+        budget = lengths[order[begin : begin + max(1, batch_tokens // longest)]]
+        count = int((np.cumsum(longest - budget) <= batch_tokens // _SPARE_SHARE).sum())
         yield order[begin : begin + count]
         begin += count

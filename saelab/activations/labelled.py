@@ -4,7 +4,7 @@ A document carries the concept where its domain is one of those named, and all o
 2024, https://arxiv.org/abs/2411.07122. Documents of a file get their domains from one of its columns: `--texts.domain-field`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from saelab.activations.base import ActivationStore, Chunk
+from saelab.activations.prefetch import sent
 from saelab.activations.stream import SubjectStore
 from saelab.corpus import Corpus
 from saelab.errors import Invalid, unknown
@@ -72,7 +73,7 @@ class LabelledStore(ActivationStore):
 
     def labelled(self, chunk: Chunk) -> Chunk:
         """A chunk of the store, with the labels."""
-        labels = self._labels[chunk.window].to(chunk.x)
+        labels = sent(self._labels[chunk.window], chunk.x.device).to(chunk.x.dtype)
         return Chunk(x=torch.cat([chunk.x, labels[:, None]], dim=1), window=chunk.window, position=chunk.position, hook=chunk.hook)
 
 
@@ -87,6 +88,7 @@ class LabelledStream(LabelledStore):
         self.dtype, self.device = store.dtype, store.device
         self._stream = store
 
-    def shuffled(self, seed: int, portion: int) -> Chunk:
-        """One portion of an endless stream of training rows. Raises what the store raises."""
-        return self.labelled(self._stream.shuffled(seed, portion))
+    def begin(self, seed: int, portion: int) -> Callable[[], Chunk]:
+        """One portion of an endless stream of training rows, begun; the result gives it. Raises what the store raises."""
+        coming = self._stream.begin(seed, portion)
+        return lambda: self.labelled(coming())

@@ -7,6 +7,8 @@
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from saelab.activations.base import ActivationStore, Chunk
 from saelab.activations.joined import need_one_capture
@@ -50,6 +52,11 @@ class PooledStore(ActivationStore):
         """One chunk, or its part of one kind. Raises what the stores raise."""
         place, hook = divmod(number, len(self.stores))
         return _marked(self.stores[hook].chunk(place, held_out), hook)
+
+    def part(self, number: int, held_out: bool | None = None) -> tuple[Float[Tensor, "row d_in"], Int[Tensor, " kept"] | None]:
+        """The activations of one chunk, and which rows of them are of one kind."""
+        place, hook = divmod(number, len(self.stores))
+        return self.stores[hook].part(place, held_out)
 
 
 def pooled(chunks: Sequence[Chunk]) -> Chunk:

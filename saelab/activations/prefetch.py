@@ -1,10 +1,31 @@
-"""Reading ahead: the next item is made in the background while the current one is in use."""
+"""Working ahead: the next item is made while one is in use, and tensors travel between host and GPU while both go on."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
 from typing import TypeVar
 
+import torch
+from torch import Tensor
+
 T = TypeVar("T")
+
+
+AHEAD = 2
+"""Pieces of work that a GPU has before it while it does one."""
+
+
+def begun(works: Iterable[Callable[[], T]], ahead: int) -> Iterator[T]:
+    """What works give that wait for their results when they are called: each is called when so many after it have been begun."""
+    coming: deque[Callable[[], T]] = deque()
+    for work in works:
+        coming.append(work)
+        if len(coming) > ahead:
+            yield coming.popleft()()
+    while coming:
+        yield coming.popleft()()
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
@@ -22,3 +43,47 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
             del item  # a third item is begun only when this one is free
     finally:
         reader.shutdown(cancel_futures=True)
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device. From host to GPU it goes through pinned memory, which PyTorch keeps for the next: nobody waits for it."""
+    if device.type == "cuda" and not x.is_cuda:
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
+
+
+def fetched(*tensors: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+    """Begins to copy tensors to the host; the result waits for them and gives them. The GPU goes on meanwhile with what comes next."""
+    device = tensors[0].device
+    if device.type != "cuda":
+        return lambda: tuple(x.cpu() for x in tensors)
+    stream = copying(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        here = tuple(x.to("cpu", non_blocking=True) for x in tensors)  # in pinned memory
+        for x in tensors:
+            x.record_stream(stream)
+        done = stream.record_event()
+
+    def wait() -> tuple[Tensor, ...]:
+        done.synchronize()
+        return here
+
+    return wait
+
+
+@contextmanager
+def beside(device: torch.device) -> Generator[None]:
+    """Inside, a GPU copies beside its work, on a stream of its own; at the end the host, here a thread of its own, waits for it."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.cuda.stream(copying(device)):
+        yield
+    copying(device).synchronize()
+
+
+@cache
+def copying(device: torch.device) -> torch.cuda.Stream:
+    """The stream on which copies leave a GPU beside its work."""
+    return torch.cuda.Stream(device)

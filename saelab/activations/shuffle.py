@@ -1,23 +1,27 @@
 """Shuffling: an endless stream of training batches, of which every stretch can be made again from its number."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import count
+from itertools import count, islice
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from saelab.activations.base import ActivationStore
-from saelab.activations.prefetch import ahead
+from saelab.activations.prefetch import ahead, beside, sent
 from saelab.corpus import Corpus
+from saelab.devices import free_memory
 from saelab.errors import Invalid
 
 SHUFFLE_ROWS = 2**20
 """Rows that are shuffled among each other, at most (or one chunk, where that is more). Two such groups are held in memory: the one in use,
 and the next one, which is read meanwhile."""
 
+_READERS = 4
+"""Chunks that are read at a time."""
 _SAMPLE_FROM = 4
 """Rows that a sample is drawn from for each row of it, where reading one costs a forward pass."""
 
@@ -30,18 +34,21 @@ def batches(
     start_step: int = 0,
     held_out: bool | None = False,
     shuffle_rows: int = SHUFFLE_ROWS,
+    device: torch.device | str = "cpu",
 ) -> Iterator[Float[Tensor, "batch d_in"]]:
     """Batches in float32, of the rows in random order, epoch after epoch without a seam: a batch may end one epoch and begin the next.
 
     In an epoch every row comes once. The chunks are put in random order and gathered into groups of up to `shuffle_rows` rows, and the
     rows of a group are put in random order: a small store is one group, shuffled as a whole. The orders follow from seed, epoch and group
     alone, so that batch n is the same whether the stream began at 0 or at n. A thread reads and checks the next group while one is in use.
+    Groups lie on the device that the batches are for, unless it has little memory left: there a row is only copied once, to be sent.
 
     Arguments:
     - `size`: rows of a batch.
     - `steps`: number of the step to stop before; endless without it.
     - `start_step`: number of the step to begin with.
     - `held_out`: only held-out documents, only the others, or all.
+    - `device`: where the batches shall lie.
 
     Raises `Invalid` for a size below 1, a store without such rows, or one that runs the subject, whose rows are not known beforehand;
     `Corrupt` naming a torn shard.
@@ -57,20 +64,28 @@ def batches(
             f"The activations of {store.hook} are read from the subject as they are needed, so they cannot be shuffled as a whole. Train "
             "on them through a RingBuffer, or capture them first."
         )
-    rows = ahead(_rows(store, seed, start_step * size, None if steps is None else steps * size, held_out, shuffle_rows))
+    device = torch.device(device)
+    home = _home(device, min(shuffle_rows, store.num_rows) * store.d_in * 4)
+    rows = ahead(_rows(store, seed, start_step * size, None if steps is None else steps * size, held_out, shuffle_rows, home))
+    yield from islice(_cut(rows, size, device), None if steps is None else steps - start_step)
+
+
+def _cut(groups: Iterator[tuple[Tensor, Tensor]], size: int, device: torch.device) -> Iterator[Float[Tensor, "batch d_in"]]:
+    """Batches on a device from groups of rows and their orders."""
     gathered: list[Tensor] = []
-    lacking, step = size, start_step
-    for group, order in rows:
+    lacking = size
+    for group, order in groups:
+        order = sent(order, group.device)
+        if group.is_cuda:
+            group.record_stream(torch.cuda.current_stream(group.device))  # it was filled on another
         taken = 0
         while taken < len(order):
-            part = group[order[taken : taken + lacking]].float()
+            part = sent(group[order[taken : taken + lacking]], device).float()
             taken, lacking = taken + len(part), lacking - len(part)
             gathered.append(part)
             if not lacking:
                 yield torch.cat(gathered) if len(gathered) > 1 else gathered[0]
-                gathered, lacking, step = [], size, step + 1
-                if step == steps:
-                    return
+                gathered, lacking = [], size
         del group, order  # before the group after the next is read: three may not fit
 
 
@@ -86,10 +101,12 @@ class Shuffled:
     """Seed of their order."""
     corpus: Corpus | None = None
     """The windows that they come from, to name documents; none for vectors that come from no text."""
+    device: torch.device | str = "cpu"
+    """Where the batches shall lie."""
 
     def __call__(self, step: int) -> Iterator[Float[Tensor, "batch d_in"]]:
         """The batches from a step on."""
-        return batches(self.store, self.size, self.seed, start_step=step)
+        return batches(self.store, self.size, self.seed, start_step=step, device=self.device)
 
     def place(self, step: int, row: int) -> str:
         """Where a row of the batch of a step comes from, in words."""
@@ -131,7 +148,7 @@ def first_rows(store: ActivationStore, num_rows: int, seed: int, held_out: bool 
     among = SHUFFLE_ROWS if store.exact else min(SHUFFLE_ROWS, _SAMPLE_FROM * size)
     gathered: list[Tensor] = []
     for number, chunks in enumerate(_groups(store.chunk_rows(held_out), among, seeded(seed, 0))):
-        group = _gathered(store, chunks, held_out)
+        group = _gathered(store, chunks, held_out, torch.device("cpu"))
         order = torch.randperm(len(group), generator=seeded(seed, 0, number))
         gathered.append(group[order[:size]].float())
         size -= len(gathered[-1])
@@ -141,7 +158,7 @@ def first_rows(store: ActivationStore, num_rows: int, seed: int, held_out: bool 
 
 
 def _rows(
-    store: ActivationStore, seed: int, skip: int, stop: int | None, held_out: bool | None, shuffle_rows: int
+    store: ActivationStore, seed: int, skip: int, stop: int | None, held_out: bool | None, shuffle_rows: int, home: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Groups of rows, and the order of each, from the row of the endless stream numbered `skip` to the group that holds the last needed."""
     counts = store.chunk_rows(held_out)
@@ -154,21 +171,38 @@ def _rows(
             end = begin + sum(counts[chunk] for chunk in chunks)
             if end > skip:
                 order = torch.randperm(end - begin, generator=seeded(seed, epoch, number))
-                yield _gathered(store, chunks, held_out), order[max(0, skip - begin) :]
+                yield _gathered(store, chunks, held_out, home), order[max(0, skip - begin) :]
             begin = end
 
 
-def _gathered(store: ActivationStore, chunks: list[int], held_out: bool | None) -> Tensor:
-    """The rows of some chunks, one chunk in memory at a time beside them."""
-    counts = store.chunk_rows(held_out)
-    first = store.chunk(chunks[0], held_out).x
-    group = torch.empty(sum(counts[chunk] for chunk in chunks), store.d_in, dtype=first.dtype)
-    begin = 0
-    for chunk in chunks:
-        x = first if chunk == chunks[0] else store.chunk(chunk, held_out).x
-        group[begin : begin + len(x)] = x
-        begin += len(x)
-    return group[:begin]
+def _gathered(store: ActivationStore, chunks: list[int], held_out: bool | None, home: torch.device) -> Tensor:
+    """The rows of some chunks on a device, several chunks read at a time, each row copied once."""
+    if not store.exact:
+        return torch.cat([store.chunk(chunk, held_out).x.to(home) for chunk in chunks])
+    sizes = [store.chunk_rows(held_out)[chunk] for chunk in chunks]
+    first = store.part(chunks[0], held_out)
+    with beside(home):
+        group = torch.empty(sum(sizes), store.d_in, dtype=first[0].dtype, device=home)
+
+    def read(target: Tensor, chunk: int) -> None:
+        x, rows = first if chunk == chunks[0] else store.part(chunk, held_out)
+        with beside(home):
+            if home.type == "cuda":
+                x = sent(x, home)
+                target.copy_(x if rows is None else x[sent(rows, home)])
+            elif rows is None:
+                target.copy_(x)
+            else:
+                torch.index_select(x, 0, rows, out=target)
+
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="saelab-reader") as pool:
+        list(pool.map(read, group.split(sizes), chunks))
+    return group
+
+
+def _home(device: torch.device, group_bytes: int) -> torch.device:
+    """Where groups lie: on the device where two of them, and what a third may hold for a moment, take a quarter of its free memory."""
+    return device if device.type != "cuda" or 12 * group_bytes <= free_memory(device) else torch.device("cpu")
 
 
 def _groups(counts: tuple[int, ...], shuffle_rows: int, noise: torch.Generator) -> Iterator[list[int]]:

@@ -1,6 +1,6 @@
 """Activations straight from the subject: a store that keeps nothing, and runs the subject whenever it is read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Int
 
 from saelab.activations.base import ActivationStore, Chunk
-from saelab.activations.forward import Captured, Forward, ForwardConfig
+from saelab.activations.forward import Captured, Forward, ForwardConfig, Piece
 from saelab.activations.joined import joined
 from saelab.activations.pooled import need_one_width, pooled
+from saelab.activations.prefetch import AHEAD, begun
 from saelab.activations.shuffle import seeded
 from saelab.corpus import Corpus
 
@@ -60,6 +61,8 @@ class SubjectStore(ActivationStore):
         self.d_in = self.widths[0] if pooled else sum(self.widths)
         self._shards = self._forward.shards()
         self._train_windows = np.flatnonzero(~corpus.window_held_out)
+        self._ahead = 0 if subject.device.type == "cpu" else AHEAD
+        self._last_order = (-1, -1, self._train_windows)
 
     @property
     def max_norms(self) -> tuple[float | None, ...]:
@@ -86,9 +89,16 @@ class SubjectStore(ActivationStore):
         """One chunk, or its part of one kind: a forward pass on its windows. Raises `Invalid` for an activation that is not finite."""
         return self.on(self._of_kind(self._shards[number], held_out))
 
+    def chunks(self, held_out: bool | None = None, start: int = 0) -> Iterator[Chunk]:
+        """The chunks in corpus order, empty ones left out; a GPU goes on with the next while one is in use."""
+        windows = (self._of_kind(self._shards[number], held_out) for number in self._numbers(held_out)[start:])
+        return map(self._side_by_side, begun(map(self._forward.begin, windows), self._ahead))
+
     def on(self, windows: Int[np.ndarray, " window"]) -> Chunk:
         """The rows of some windows, in the order given."""
-        pieces = self._forward.on(windows)
+        return self._side_by_side(self._forward.on(windows))
+
+    def _side_by_side(self, pieces: Mapping[str, Piece]) -> Chunk:
         chunks = [pieces[hook][0] for hook in self.hooks]
         return pooled(chunks) if self.pooled and len(chunks) > 1 else joined(chunks, self.policy.context)
 
@@ -98,11 +108,22 @@ class SubjectStore(ActivationStore):
         In an epoch every window of the documents that are not held out comes once. Portions follow from seed and number alone. Raises
         `Invalid` where all documents are held out.
         """
+        return self.begin(seed, portion)()
+
+    def begin(self, seed: int, portion: int) -> Callable[[], Chunk]:
+        """The same, begun: on a GPU, that goes on by itself. The result waits and gives the portion."""
         self.need_rows(False)
         size = self._forward.config.shard_windows
         epoch, part = divmod(portion, -(-len(self._train_windows) // size))
-        order = torch.randperm(len(self._train_windows), generator=seeded(seed, epoch)).numpy()
-        return self.on(self._train_windows[order[part * size : (part + 1) * size]])
+        coming = self._forward.begin(self._train_windows[self._order(seed, epoch)[part * size : (part + 1) * size]])
+        return lambda: self._side_by_side(coming())
+
+    def _order(self, seed: int, epoch: int) -> Int[np.ndarray, " window"]:
+        """The order of the training windows in an epoch; the last one is kept."""
+        if self._last_order[:2] != (seed, epoch):
+            order = torch.randperm(len(self._train_windows), generator=seeded(seed, epoch)).numpy()
+            self._last_order = (seed, epoch, order)
+        return self._last_order[2]
 
     def _of_kind(self, windows: Int[np.ndarray, " window"], held_out: bool | None) -> Int[np.ndarray, " window"]:
         return windows if held_out is None else windows[self.corpus.window_held_out[windows] == held_out]

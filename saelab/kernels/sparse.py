@@ -1,34 +1,38 @@
-"""The sparse products of a dictionary's step, and the choice of the active features: all that it needs beside one dense product.
+"""The sparse products of a dictionary's step: all that it needs beside the choice of the active features (`saelab.kernels.selection`).
 
 With `indices[t, j]` the j-th active feature of row t:
 
-    gather_dot     out[t, j] = x[t] · weight[indices[t, j]]                 encode, and the gradient of activations
+    gather_dot     out[t, j] = x[t] · weight[indices[t, j]] + bias[...]     encode, and the gradient of activations
     gather_sum     out[t]    = Σ_j values[t, j] · weight[indices[t, j]]     decode, and the gradient of x
     segment_sum    out[f]    = Σ_{t, j: indices[t, j] = f} values[t, j] · x[t]   the gradient of both weights
 
 The first two are differentiable and are each other's gradients, so a step never forms a dense array of activations or of their gradients,
-nor the dense products that would follow from it. Only the choice of features multiplies by all of them, and it needs no gradient.
+nor the dense products that would follow from it.
 
 Rows may have different numbers of active features. Then indices and values are flat, row after row, and `starts[t]` is where row t begins;
 `starts` has one entry more than there are rows. Without `starts` all rows have as many: indices are [row k].
+
+This is plain PyTorch, and the reference. Under bfloat16 autocast on a GPU `saelab.kernels.gpu` does the same with bfloat16 operands and
+float32 sums, and where an optimiser asks for it (`saelab.kernels.adam`) the gradient of a weight is left as terms and never summed up.
 """
 
 import warnings
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-_SPARE = 4
-"""One candidate in so many more than asked for is looked at when candidates are ranked in bfloat16."""
-_GUESS = 16
-"""The choice over a whole batch first guesses its threshold from one row in so many."""
-_MARGIN = 2
-"""And then looks at the entries over the guess, where there are at most so many times as many as are asked for."""
-_PIECE = 64
-"""Entries of a feature that a GPU adds up in one go."""
+from saelab.kernels.low import column_sums, low
+from saelab.kernels.segments import PIECE, Segments, prepare_segments, segments_of
+from saelab.kernels.streams import rejoin
+from saelab.kernels.terms import Term, collected
+
+HAS_TRITON = find_spec("triton") is not None
+"""Whether Triton is installed: with PyTorch for NVIDIA GPUs on Linux it is."""
 Starts = Int[Tensor, " row_starts"] | None
 """Where each row begins in flat codes, and where the last one ends; none where all rows have as many."""
 
@@ -37,65 +41,9 @@ with warnings.catch_warnings():  # PyTorch says once a process that its CSR supp
     torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 1), check_invariants=False)
 
 
-def topk_indices(
-    x: Float[Tensor, "row d_in"], weight: Float[Tensor, "d_sae d_in"], bias: Float[Tensor, " d_sae"], k: int, signed: bool = False
-) -> Int[Tensor, "row k"]:
-    """Indices of the k largest of `x @ weight.T + bias` in each row, in no order.
-
-    Under bfloat16 autocast a quarter more candidates are ranked by the cheap product and the best k of them by exact dot products: that
-    keeps the exact set but for a few in a million, where a bfloat16 ranking alone changes one in a hundred.
-
-    Arguments:
-    - `signed`: the k largest by magnitude.
-    """
-    with torch.no_grad():
-        rough = functional.linear(x, weight, bias)
-        size = rough.abs_() if signed else rough
-        if rough.dtype == weight.dtype:
-            return size.topk(k, sorted=False).indices
-        candidates = size.topk(min(k + max(1, k // _SPARE), weight.shape[0]), sorted=False).indices
-        exact = gather_dot(x, weight, candidates) + bias[candidates]
-        return candidates.gather(1, (exact.abs() if signed else exact).topk(k, sorted=False).indices)
-
-
-def batch_topk_indices(
-    x: Float[Tensor, "row d_in"], weight: Float[Tensor, "d_sae d_in"], bias: Float[Tensor, " d_sae"], count: int
-) -> tuple[Int[Tensor, " {count}"], Int[Tensor, " row_starts"]]:
-    """Indices of the `count` largest of `x @ weight.T + bias` in the whole batch, flat in row order, and where each row begins.
-
-    Under bfloat16 autocast candidates are ranked as in `topk_indices`.
-    """
-    d_sae = weight.shape[0]
-    with torch.no_grad():
-        rough = functional.linear(x, weight, bias)
-        if rough.dtype == weight.dtype:
-            chosen = _largest(rough, count).sort().values
-        else:
-            candidates = _largest(rough, min(count + count // _SPARE, rough.numel())).sort().values
-            features = candidates % d_sae
-            exact = gather_dot(x, weight, features, _row_starts(candidates // d_sae, len(x))) + bias[features]
-            chosen = candidates[exact.topk(count, sorted=False).indices].sort().values
-        return chosen % d_sae, _row_starts(chosen // d_sae, len(x))
-
-
-def _row_starts(row: Int[Tensor, " n"], num_rows: int) -> Int[Tensor, " row_starts"]:
-    return torch.searchsorted(row, torch.arange(num_rows + 1, device=row.device))
-
-
-def _largest(values: Float[Tensor, "row d_sae"], count: int) -> Int[Tensor, " {count}"]:
-    """Flat indices of the `count` largest values, in no order.
-
-    On a CPU a selection among all is slow. What exceeds a threshold guessed from some of the rows is found in one pass, and where that
-    are enough, but not many more than enough, the largest are among them.
-    """
-    flat = values.flatten()
-    if flat.device.type == "cpu" and len(values) >= 8 * _GUESS:
-        some = values[::_GUESS].flatten()
-        asked = min(len(some), count * len(some) // len(flat) * 5 // 4 + 1)
-        over = (flat > some.topk(asked, sorted=False).values.min()).nonzero()[:, 0]
-        if count <= len(over) <= _MARGIN * count:
-            return over[flat[over].topk(count, sorted=False).indices]
-    return flat.topk(count, sorted=False).indices
+def fast(weight: Tensor) -> bool:
+    """Whether the Triton kernels do the work: for float32 weights on a GPU, under bfloat16 autocast."""
+    return HAS_TRITON and weight.is_cuda and weight.dtype == torch.float32 and torch.is_autocast_enabled("cuda")
 
 
 def gather_dot(
@@ -103,9 +51,14 @@ def gather_dot(
     weight: Float[Tensor, "d_sae d_in"],
     indices: Int[Tensor, "*codes"],
     starts: Starts = None,
+    bias: Float[Tensor, " d_sae"] | None = None,
+    known: Float[Tensor, "*codes"] | None = None,
 ) -> Float[Tensor, "*codes"]:
-    """Dot products of each row of x with the weight rows that its indices name. Differentiable in `x` and `weight`."""
-    return _GatherDot.apply(x, weight, indices, starts)  # pyright: ignore[reportReturnType]
+    """Dot products of each row of x with the weight rows that its indices name, plus their bias where there is one.
+
+    Differentiable in `x`, `weight` and `bias`. They are not computed where they are `known`.
+    """
+    return _GatherDot.apply(x, weight, bias, indices, starts, known)  # pyright: ignore[reportReturnType]
 
 
 def gather_sum(
@@ -118,17 +71,39 @@ def gather_sum(
     return _GatherSum.apply(values, indices, weight, starts)  # pyright: ignore[reportReturnType]
 
 
-def segment_sum(
+def moved_bias(
+    bias: Float[Tensor, " d_sae"], offset: Float[Tensor, " d_in"], weight: Float[Tensor, "d_sae d_in"]
+) -> Float[Tensor, " d_sae"]:
+    """The bias as it is, with the gradient that it has where pre-activations are those of x - offset, which is differentiable in it.
+
+    The gradient of an offset that all rows share needs no gradient of any row: it is a product of the bias's gradient and the weights.
+    """
+    return _MovedBias.apply(bias, offset, weight)  # pyright: ignore[reportReturnType]
+
+
+def unexplained(
     values: Float[Tensor, "*codes"],
     indices: Int[Tensor, "*codes"],
-    x: Float[Tensor, "row d_in"],
-    d_sae: int,
-    starts: Starts = None,
-) -> Float[Tensor, "d_sae d_in"]:
+    weight: Float[Tensor, "d_sae d_in"],
+    starts: Starts,
+    wanted: Float[Tensor, "row d_in"],
+    shift: Float[Tensor, " d_in"] | None,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "row d_in"]]:
+    """What `gather_sum` leaves of wanted - shift: its mean square, differentiable in all but `indices`, and itself, without gradient."""
+    if fast(weight):
+        return _Unexplained.apply(values, indices, weight, starts, wanted, shift)  # pyright: ignore[reportReturnType]
+    residual = (wanted if shift is None else wanted - shift) - gather_sum(values, indices, weight, starts)
+    return mean_square(residual), residual.detach()
+
+
+def mean_square(x: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """The mean square of all elements, in one pass over them, and one for the gradient."""
+    return _MeanSquare.apply(x)  # pyright: ignore[reportReturnType]
+
+
+def segment_sum(values: Float[Tensor, "*codes"], x: Float[Tensor, "row d_in"], segments: Segments) -> Float[Tensor, "d_sae d_in"]:
     """For each feature the sum of the rows at which it is active, each times its value. The order of summation is fixed."""
-    features, order = indices.reshape(-1).sort(stable=True)
-    bounds = torch.searchsorted(features, torch.arange(d_sae + 1, device=x.device))
-    rows, weights = _rows(indices, starts)[order], values.reshape(-1)[order]
+    rows, weights, bounds = segments.rows, values.reshape(-1)[segments.order], segments.bounds
     if x.device.type == "cpu":
         return functional.embedding_bag(rows, x, bounds, mode="sum", per_sample_weights=weights, include_last_offset=True)
     pieces, ends = _pieces(bounds, len(rows))
@@ -137,76 +112,153 @@ def segment_sum(
 
 
 def _pieces(bounds: Int[Tensor, " feature_starts"], entries: int) -> tuple[Int[Tensor, " piece_starts"], Int[Tensor, " feature_starts"]]:
-    """Where pieces of at most `_PIECE` entries begin, and at which piece each feature begins; pieces that are not needed are empty.
-
-    A GPU adds up a segment one entry after the other, so that one feature that is active on every row would hold up all others.
-    """
-    ends = functional.pad(((bounds.diff() + _PIECE - 1) // _PIECE).cumsum(0), (1, 0))
-    number = torch.arange(len(bounds) + entries // _PIECE, device=bounds.device)
+    """Where pieces of at most `PIECE` entries begin, and at which piece each feature begins; pieces that are not needed are empty."""
+    ends = functional.pad(((bounds.diff() + PIECE - 1) // PIECE).cumsum(0), (1, 0))
+    number = torch.arange(len(bounds) + entries // PIECE, device=bounds.device)
     feature = torch.searchsorted(ends, number, right=True) - 1
     inside = feature < len(bounds) - 1
     feature = feature.clamp(max=len(bounds) - 2)
-    return torch.where(inside, bounds[feature] + _PIECE * (number - ends[feature]), entries), ends
+    return torch.where(inside, bounds[feature] + PIECE * (number - ends[feature]), entries), ends
 
 
-def _rows(indices: Tensor, starts: Tensor | None) -> Int[Tensor, " n"]:
-    """The row that each entry belongs to."""
-    if starts is None:
-        return torch.arange(len(indices), device=indices.device).repeat_interleave(indices.shape[1])
-    numbers = torch.arange(len(starts) - 1, device=indices.device)
-    return numbers.repeat_interleave(starts.diff(), output_size=len(indices))
+def _dots(x: Tensor, weight: Tensor, indices: Tensor, starts: Tensor | None, bias: Tensor | None, quick: bool) -> Tensor:
+    """The values of `gather_dot`; in plain PyTorch by a dense product sampled at the indices."""
+    if quick:
+        from saelab.kernels.gpu.gather import dots
 
-
-def _dots(x: Tensor, weight: Tensor, indices: Tensor, starts: Tensor | None) -> Tensor:
-    """The values of `gather_dot`, by a dense product sampled at the indices."""
+        return dots(low(x), low(weight), bias, indices, starts)
     flat = indices.reshape(-1)
     if starts is None:
         starts = torch.arange(0, indices.numel() + 1, indices.shape[1], device=x.device)
     where = torch.sparse_csr_tensor(starts, flat, x.new_zeros(len(flat)), (len(x), len(weight)), check_invariants=False)
-    return torch.sparse.sampled_addmm(where, x, weight.T, beta=0.0).values().view(indices.shape)
+    found = torch.sparse.sampled_addmm(where, x, weight.T, beta=0.0).values().view(indices.shape)
+    return found if bias is None else found + bias[indices]
 
 
-def _sums(values: Tensor, indices: Tensor, weight: Tensor, starts: Tensor | None) -> Tensor:
+def _sums(values: Tensor, indices: Tensor, weight: Tensor, starts: Tensor | None, quick: bool) -> Tensor:
     """The values of `gather_sum`."""
+    if quick:
+        from saelab.kernels.gpu.gather import sums
+
+        return sums(values, indices, low(weight), starts)
     if starts is None:
         return functional.embedding_bag(indices, weight, mode="sum", per_sample_weights=values)
     return functional.embedding_bag(indices, weight, starts, mode="sum", per_sample_weights=values, include_last_offset=True)
 
 
+def _term(values: Tensor, x: Tensor, segments: Segments, along: Tensor | None) -> Term:
+    from saelab.kernels.gpu.segments import scalars
+
+    return Term(values, x, segments, *scalars(values, x, segments, along))
+
+
 class _GatherDot(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, indices: Tensor, starts: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight, indices, starts)  # pyright: ignore[reportArgumentType] - none is fine
-        return _dots(x, weight, indices, starts)
+    def forward(
+        ctx: Any,  # noqa: ANN401 - PyTorch's own, with fields of ours
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        indices: Tensor,
+        starts: Tensor | None,
+        known: Tensor | None,
+    ) -> Tensor:
+        ctx.of, ctx.fast = (x, weight, indices, starts), fast(weight)
+        if ctx.fast and collected(weight) is not None:
+            prepare_segments(indices, starts, len(weight))
+        return _dots(x, weight, indices, starts, bias, ctx.fast) if known is None else known
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, weight, indices, starts = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
-        need_x, need_weight, *_ = ctx.needs_input_grad  # pyright: ignore[reportAttributeAccessIssue]
-        return (
-            _sums(grad, indices, weight, starts) if need_x else None,
-            segment_sum(grad, indices, x, weight.shape[0], starts) if need_weight else None,
-            None,
-            None,
-        )
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight, indices, starts = ctx.of
+        need_x, need_weight, need_bias, *_ = ctx.needs_input_grad
+        if ctx.fast:
+            rejoin(weight.device)
+        grad, segments = grad.contiguous(), segments_of(indices, starts, len(weight))
+        by_x = _sums(grad, indices, weight, starts, ctx.fast) if need_x else None
+        terms = collected(weight) if ctx.fast and need_weight else None
+        if terms is not None:
+            term = _term(grad, low(x), segments, None)
+            terms.append(term)
+            return by_x, None, term.sums, None, None, None
+        by_bias = grad.new_zeros(len(weight)).index_add_(0, indices.reshape(-1), grad.reshape(-1)) if need_bias else None
+        return by_x, segment_sum(grad, x, segments) if need_weight else None, by_bias, None, None, None
 
 
 class _GatherSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, values: Tensor, indices: Tensor, weight: Tensor, starts: Tensor | None) -> Tensor:
-        ctx.save_for_backward(values, indices, weight, starts)  # pyright: ignore[reportArgumentType] - none is fine
-        return _sums(values, indices, weight, starts)
+    def forward(ctx: Any, values: Tensor, indices: Tensor, weight: Tensor, starts: Tensor | None) -> Tensor:  # noqa: ANN401
+        ctx.of, ctx.fast = (values, indices, weight, starts), fast(weight)
+        return _sums(values, indices, weight, starts, ctx.fast)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        values, indices, weight, starts = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
-        need_values, _, need_weight, _ = ctx.needs_input_grad  # pyright: ignore[reportAttributeAccessIssue]
-        grad = grad.contiguous()
-        return (
-            _dots(grad, weight, indices, starts) if need_values else None,
-            None,
-            segment_sum(values, indices, grad, weight.shape[0], starts) if need_weight else None,
-            None,
-        )
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:  # noqa: ANN401 # pyright: ignore[reportIncompatibleMethodOverride]
+        values, indices, weight, starts = ctx.of
+        need_values, _, need_weight, _ = ctx.needs_input_grad
+        if ctx.fast:
+            rejoin(weight.device)
+        grad, segments = grad.contiguous(), segments_of(indices, starts, len(weight))
+        terms = collected(weight) if ctx.fast and need_weight else None
+        by_values = _dots(grad, weight, indices, starts, None, ctx.fast) if need_values or terms is not None else None
+        if terms is not None:
+            terms.append(_term(values, low(grad), segments, by_values))
+            return by_values, None, None, None
+        return by_values, None, segment_sum(values, grad, segments) if need_weight else None, None
+
+
+class _Unexplained(torch.autograd.Function):
+    """On a GPU: the sum, what it leaves and its mean square in one kernel, and a backward pass that scales instead of making gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, indices: Tensor, weight: Tensor, starts: Tensor | None, wanted: Tensor, shift: Tensor | None  # noqa: ANN401
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        from saelab.kernels.gpu.gather import residuals
+
+        residual, squares = residuals(values, indices, low(weight), starts, wanted, shift)
+        ctx.of = values, indices, weight, starts, residual, low(residual)
+        ctx.mark_non_differentiable(residual)
+        ctx.set_materialize_grads(False)
+        return squares / residual.numel(), residual
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:  # noqa: ANN401 # pyright: ignore[reportIncompatibleMethodOverride]
+        values, indices, weight, starts, residual, copy = ctx.of
+        factor = grad * (-2 / residual.numel())
+        along, scaled = _dots(copy, weight, indices, starts, None, True), values * factor
+        rejoin(weight.device)
+        segments, terms = segments_of(indices, starts, len(weight)), collected(weight)
+        if terms is not None:
+            terms.append(_term(scaled, copy, segments, along))
+        by_weight = segment_sum(scaled, residual, segments) if terms is None and ctx.needs_input_grad[2] else None
+        by_wanted = -factor * residual if ctx.needs_input_grad[4] else None
+        by_shift = factor * column_sums(copy) if ctx.needs_input_grad[5] else None
+        return along * factor, None, by_weight, None, by_wanted, by_shift
+
+
+class _MovedBias(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, bias: Tensor, offset: Tensor, weight: Tensor) -> Tensor:  # noqa: ANN401
+        del offset
+        ctx.weight = low(weight) if fast(weight) else weight.detach()
+        return bias.view_as(bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401 # pyright: ignore[reportIncompatibleMethodOverride]
+        return grad, -(grad.to(ctx.weight.dtype) @ ctx.weight).to(grad.dtype), None
+
+
+class _MeanSquare(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.x = x
+        return torch.linalg.vector_norm(x).square() / x.numel()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ANN401 # pyright: ignore[reportIncompatibleMethodOverride]
+        return ctx.x * (grad * (2 / ctx.x.numel()))

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.dictionary import DICTIONARIES, Codes
-from saelab.kernels.sparse import gather_dot, topk_indices
+from saelab.kernels.selection import topk_codes
 from saelab.saes.base import Kept, Selective, Weights
 from saelab.values import value
 
@@ -35,8 +35,7 @@ class AbsTopK(Selective):
 
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
         """The k pre-activations of largest magnitude of each row."""
-        indices = topk_indices(x, weights.encoder, weights.bias, self.config.k, signed=True)
-        return Kept(gather_dot(x, weights.encoder, indices) + weights.bias[indices], indices)
+        return Kept(*topk_codes(x, weights.encoder, weights.bias, self.config.k, signed=True))
 
     def settings(self) -> dict[str, Any]:
         """What SAELens' `cfg.json` says beyond the sizes."""

@@ -7,13 +7,16 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from saelab.affine import Affine, input_statistics
+from saelab.affine import Affine, input_statistics, spread
 from saelab.dictionary import Losses, Trainable
 from saelab.errors import Invalid
-from saelab.kernels.sparse import gather_dot, gather_sum, topk_indices
+from saelab.kernels.low import column_sums, row_norms
+from saelab.kernels.selection import topk_codes, topk_indices
+from saelab.kernels.sparse import fast, gather_dot, gather_sum, mean_square, moved_bias, unexplained
+from saelab.kernels.streams import aside, rejoin
 from saelab.values import from_dict, to_dict, value
 
 FREE_NORM = 0.1
@@ -46,15 +49,26 @@ class Task(NamedTuple):
     """What a batch asks of the features, in the space that the weights are trained in."""
 
     x: Float[Tensor, "row d_in"]
-    """What the encoder reads, centred."""
+    """What the encoder reads, centred; without gradient."""
     wanted: Float[Tensor, "row d_out"]
-    """What the features should write, less what is written without them."""
+    """What the features should write, once `shift` is taken off."""
+    shift: Float[Tensor, " d_out"] | None
+    """What is written without them; none where `wanted` is without it already."""
     weights: Weights
     """Weights for this space."""
+    offset: Float[Tensor, " d_in"] | None
+    """What x was centred by, where that is learnt."""
     target: Float[Tensor, "row d_out"]
     """Raw activations that the dictionary should write."""
-    unit: Tensor | float = 1.0
-    """How much a unit of `wanted` is in raw activations."""
+    variance: Float[Tensor, ""]
+    """The sum of the target's squared distances from its mean."""
+    unit: Tensor | None = None
+    """How much a unit of `wanted` is in raw activations; none for 1."""
+
+    @property
+    def asked(self) -> Float[Tensor, "row d_out"]:
+        """What the features should write; differentiable."""
+        return self.wanted if self.shift is None else self.wanted - self.shift
 
 
 class SAE(Affine, Trainable):
@@ -96,22 +110,13 @@ class SAE(Affine, Trainable):
         self.b_dec.copy_(mean / scale)
         self.scale.copy_(scale)
 
-    @torch.no_grad()
-    def before_step(self) -> None:
-        """Takes the part along the decoder's rows out of their gradient, where their norm is fixed: a step must turn them alone."""
-        if self.config.decoder == "unit" and self.decoder.grad is not None:
-            along = (self.decoder.grad * self.decoder).sum(1, keepdim=True)
-            self.decoder.grad.addcmul_(along, self.decoder, value=-1.0)
-
-    @torch.no_grad()
-    def after_step(self) -> None:
-        """Brings the decoder's rows back to norm 1, where it is fixed."""
-        if self.config.decoder == "unit":
-            self.decoder.div_(self.decoder.norm(dim=1, keepdim=True))
+    def unit_rows(self) -> tuple[nn.Parameter, ...]:
+        """The decoder, where its rows have norm 1."""
+        return (self.decoder,) if self.config.decoder == "unit" else ()
 
     def relative(self, residual: Float[Tensor, "row d_out"]) -> Float[Tensor, ""]:
         """Mean square of a residual over the variance of what is wanted."""
-        return (residual / self.scale).square().mean()
+        return mean_square(residual) / self.scale**2
 
     def default_lr(self) -> float:
         """`rate` at 16,384 features, falling with the root of their number (Gao et al. 2024, section 3)."""
@@ -143,6 +148,7 @@ class Selective(SAE):
     """
 
     betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
+    recordable: ClassVar[bool] = True
     rate: ClassVar[float] = 9e-4  # 4.5 times what is published: rows of norm 1 turn slowly (docs/benchmarks/2026-11-22-quality.md)
 
     @value
@@ -164,8 +170,19 @@ class Selective(SAE):
 
     def task(self, rows: Float[Tensor, "row width"]) -> Task:
         """What training rows ask: to write what was read."""
-        x = self.centred(rows)
-        return Task(x=x, wanted=x, weights=Weights(*self.weights()), target=rows.to(x.dtype))
+        weights, offset = Weights(*self.weights()), self.offset()
+        if fast(self.encoder):  # centred once, in bfloat16; and once more where the error is computed
+            from saelab.kernels.gpu.gather import centred
+
+            rows = rows.contiguous()
+            x = centred(rows, offset.detach())
+            with aside(x.device):
+                variance = row_norms(x).square().sum() - column_sums(x).square().sum() / len(x)
+            return Task(x, rows, offset, weights, offset, target=rows, variance=variance)
+        target = rows.to(self.b_dec.dtype)
+        wanted = target - offset
+        x = wanted.detach()
+        return Task(x, wanted, None, weights, offset, target=target, variance=spread(x))
 
     @abstractmethod
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
@@ -173,21 +190,28 @@ class Selective(SAE):
 
     def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float) -> Losses:
         """Squared error over the inputs' variance, and the auxiliary term where features are dead."""
-        x, wanted, weights, target, unit = self.task(rows)
-        kept = self.select(x, weights)
-        terms, residual = self.errors(wanted, kept, weights)
+        task = self.task(rows)
+        weights, offset, unit = task.weights, task.offset, task.unit
+        moved = weights if offset is None else weights._replace(bias=moved_bias(weights.bias, offset, weights.encoder))
+        kept = self.select(task.x, moved)
+        terms, residual, error = self.errors(task, kept, moved)
         if len(dead) and self.config.auxk > 0:
-            terms["auxk"] = self.config.auxk * auxiliary(x, residual, weights, dead, self.config.k_aux)
-        fired = (kept.values.detach() != 0).to(x.dtype).flatten()
+            terms["auxk"] = self.config.auxk * auxiliary(task.x, residual, weights, dead, self.config.k_aux)
+        fired = (kept.values.detach() != 0).to(residual.dtype).flatten()
         active = torch.zeros_like(self.b_enc, requires_grad=False).index_add_(0, kept.indices.flatten(), fired)
-        return Losses(terms=terms, active=active, reconstruction=(target - residual * unit).detach(), target=target)
+        if task.x.is_cuda:
+            rejoin(task.x.device)
+        if unit is not None:
+            residual = residual * unit
+            error = torch.linalg.vector_norm(residual).square()
+        return Losses(terms, active, task.target, residual, error, task.variance)
 
     def errors(
-        self, wanted: Float[Tensor, "row d_out"], kept: Kept, weights: Weights
-    ) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "row d_out"]]:
-        """The terms that ask for a good reconstruction, and what it leaves of what is wanted."""
-        residual = wanted - gather_sum(kept.values, kept.indices, weights.decoder, kept.starts)
-        return {"reconstruction": self.relative(residual)}, residual
+        self, task: Task, kept: Kept, weights: Weights
+    ) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "row d_out"], Float[Tensor, ""]]:
+        """The terms that ask for a good reconstruction; and, without gradient, what it leaves of what is asked, and its squares' sum."""
+        mean, residual = unexplained(kept.values, kept.indices, weights.decoder, kept.starts, task.wanted, task.shift)
+        return {"reconstruction": mean / self.scale**2}, residual, mean.detach() * residual.numel()
 
     @classmethod
     def sized(cls, d_in: int, d_sae: int, l0: int) -> Self:
@@ -204,19 +228,23 @@ class Selective(SAE):
 
 def largest(x: Float[Tensor, "row d_in"], weights: Weights, k: int) -> Kept:
     """The k largest pre-activations of each row, where they are positive."""
-    indices = topk_indices(x, weights.encoder, weights.bias, k)
-    return Kept(functional.relu(gather_dot(x, weights.encoder, indices) + weights.bias[indices]), indices)
+    values, indices = topk_codes(x, weights.encoder, weights.bias, k)
+    return Kept(functional.relu(values), indices)
 
 
 def auxiliary(x: Float[Tensor, "row d_in"], residual: Float[Tensor, "row d_out"], weights: Weights, dead: Tensor, k: int | None) -> Tensor:
     """How badly the k dead features that come closest to being active explain what the others leave: 1 if not at all.
 
     Its gradient reaches their encoder and decoder rows, and nothing else. Without k they are half the width, rounded to a power of two.
+    Entries of `dead` below 0 stand for no feature.
     """
     x, residual = x.detach(), residual.detach()
-    encoder, bias, decoder = (item[dead] for item in weights)
-    most = k or 2 ** round(math.log2(max(x.shape[1] / 2, 1)))
-    values, indices, _ = largest(x, Weights(encoder, bias, decoder), min(most, len(dead)))
-    missing = (gather_sum(values, indices, decoder) - residual).square().mean()
-    variance = (residual - residual.mean(0)).square().mean()
+    most = min(k or 2 ** round(math.log2(max(x.shape[1] / 2, 1))), len(dead))
+    named = dead.clamp(min=0)
+    closed = torch.where(dead < 0, -torch.inf, weights.bias.detach()[named])
+    chosen = topk_indices(x, weights.encoder.detach()[named], closed, most)
+    indices = named[chosen]
+    values = functional.relu(gather_dot(x, weights.encoder, indices, bias=weights.bias)) * (dead >= 0)[chosen]
+    missing = mean_square(gather_sum(values, indices, weights.decoder) - residual)
+    variance = residual.var(0, correction=0).mean()
     return missing / variance.clamp(min=torch.finfo(variance.dtype).tiny)

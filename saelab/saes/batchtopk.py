@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from saelab.dictionary import DICTIONARIES, Codes
-from saelab.kernels.sparse import batch_topk_indices, gather_dot
+from saelab.kernels.selection import batch_topk_codes
 from saelab.saes.base import Kept, Selective, Weights
 from saelab.values import value
 
@@ -59,8 +59,8 @@ class BatchTopK(Selective):
 
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
         """The largest pre-activations of the batch, k a row on average."""
-        indices, starts = batch_topk_indices(x, weights.encoder, weights.bias, self.config.k * len(x))
-        values = functional.relu(gather_dot(x, weights.encoder, indices, starts) + weights.bias[indices])
+        values, indices, starts = batch_topk_codes(x, weights.encoder, weights.bias, self.config.k * len(x))
+        values = functional.relu(values)
         self._smallest = values.detach().min()
         return Kept(values, indices, starts)
 
@@ -73,16 +73,15 @@ class BatchTopK(Selective):
     @torch.no_grad()
     def start_threshold(self, sample: Float[Tensor, "row width"]) -> None:
         """Sets the threshold from training rows."""
-        x, _, weights, *_ = self.task(sample[:_FIRST_ROWS])
-        pre = functional.linear(x, weights.encoder, weights.bias).flatten()
+        task = self.task(sample[:_FIRST_ROWS])
+        pre = functional.linear(task.x, task.weights.encoder, task.weights.bias).flatten()
         kept = self.config.k * min(len(sample), _FIRST_ROWS)
         around = pre.topk(min(kept + 1, len(pre))).values[-2:]
         self.threshold.copy_((around.mean() / self.scale).clamp(min=0.0))
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Decoder rows as every SAE; and the threshold follows."""
-        super().after_step()
+        """The threshold follows."""
         if self._smallest is not None:
             self.threshold.lerp_(self._smallest / self.scale, _FOLLOW)
 

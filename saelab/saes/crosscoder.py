@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saelab.affine import input_statistics
+from saelab.affine import input_statistics, spread
 from saelab.dictionary import DICTIONARIES, Places
 from saelab.errors import Invalid
 from saelab.saes.base import Selective, Task, Weights
@@ -87,8 +87,18 @@ class Crosscoder(BatchTopK):
     def task(self, rows: Float[Tensor, "row d_in"]) -> Task:
         """What training rows ask: to write what was read, in the hooks' units."""
         target = rows.to(self.b_dec.dtype)
-        x = (target - self.offset()) / self.stretch
-        return Task(x=x, wanted=x, weights=Weights(*super().weights()), target=target, unit=self.stretch)
+        centred = target - self.offset()
+        wanted = centred / self.stretch
+        return Task(
+            x=wanted.detach(),
+            wanted=wanted,
+            shift=None,
+            weights=Weights(*super().weights()),
+            offset=super().offset(),
+            target=target,
+            variance=spread(centred.detach()),
+            unit=self.stretch,
+        )
 
     @torch.no_grad()
     def norms(self) -> Float[Tensor, "d_sae hook"]:

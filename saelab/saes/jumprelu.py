@@ -91,11 +91,6 @@ class JumpReLU(Penalised):
     def _width(self) -> Float[Tensor, " d_sae"]:
         return self.config.bandwidth * self.base * self.scale
 
-    def preactivations(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Float[Tensor, "row d_sae"]:
-        """Pre-activations, always in full precision: bfloat16 would round them by more than the bandwidth."""
-        with torch.autocast(x.device.type, enabled=False):
-            return super().preactivations(x, weights)
-
     def activation(self, pre: Float[Tensor, "row d_sae"], weights: Weights) -> Float[Tensor, "row d_sae"]:
         """The pre-activations that exceed their thresholds."""
         return _Jump.apply(pre, self.threshold, self._width, self.config.penalty == "tanh")  # pyright: ignore[reportReturnType]
@@ -103,15 +98,15 @@ class JumpReLU(Penalised):
     def penalty(self, fired: Fired) -> Float[Tensor, ""]:
         """What the config says."""
         if self.config.penalty == "tanh":
-            return (_STEEPNESS / self.scale * fired.codes).tanh().sum() / len(fired.codes)
-        l0 = _Count.apply(fired.pre, self.threshold, self._width).sum() / len(fired.pre)  # pyright: ignore[reportOptionalMemberAccess]
+            return (_STEEPNESS / self.scale * fired.codes).tanh().sum(dtype=self.scale.dtype) / len(fired.codes)
+        l0 = _Count.apply(fired.pre, self.threshold, self._width).sum(dtype=self.scale.dtype) / len(fired.pre)  # pyright: ignore[reportOptionalMemberAccess]
         return l0 if self.config.penalty == "step" else (l0 / self.config.target_l0 - 1).square()
 
     def others(self, x: Float[Tensor, "row d_in"], fired: Fired, weights: Weights) -> dict[str, Float[Tensor, ""]]:
         """With tanh, how far pre-activations are below their thresholds."""
         if self.config.penalty != "tanh":
             return {}
-        below = functional.relu(self.threshold - fired.pre).sum() / len(x)
+        below = functional.relu(self.threshold - fired.pre).sum(dtype=self.scale.dtype) / len(x)
         return {"preact": self.config.preact / self.d_in * below / self.scale}
 
     def revival(

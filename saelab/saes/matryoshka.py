@@ -16,8 +16,8 @@ from torch import Tensor
 
 from saelab.dictionary import DICTIONARIES
 from saelab.errors import Invalid
-from saelab.kernels.sparse import gather_sum
-from saelab.saes.base import Kept, Weights
+from saelab.kernels.sparse import gather_sum, mean_square
+from saelab.saes.base import Kept, Task, Weights
 from saelab.saes.batchtopk import BatchTopK
 from saelab.values import value
 
@@ -44,12 +44,12 @@ class Matryoshka(BatchTopK):
         """Features of each nested dictionary."""
 
     def errors(
-        self, wanted: Float[Tensor, "row d_out"], kept: Kept, weights: Weights
-    ) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "row d_out"]]:
-        """The mean of the prefixes' squared errors, and what all features leave."""
-        residual, errors = wanted, []
+        self, task: Task, kept: Kept, weights: Weights
+    ) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "row d_out"], Float[Tensor, ""]]:
+        """The mean of the prefixes' squared errors; and what all features leave."""
+        residual, means = task.asked, []
         for low, high in pairwise((0, *self.prefixes)):
             mine = (kept.indices >= low) & (kept.indices < high)
             residual = residual - gather_sum(kept.values * mine, kept.indices, weights.decoder, kept.starts)
-            errors.append(self.relative(residual))
-        return {"reconstruction": torch.stack(errors).mean()}, residual
+            means.append(mean_square(residual))
+        return {"reconstruction": torch.stack(means).mean() / self.scale**2}, residual.detach(), means[-1].detach() * residual.numel()

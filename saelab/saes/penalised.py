@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from saelab.affine import spread
 from saelab.dictionary import Codes, Losses
 from saelab.errors import Invalid
 from saelab.saes.base import SAE, Weights
@@ -112,8 +113,8 @@ class Penalised(SAE):
             "sparsity": self.price(active.sum() / len(x), progress) * self.penalty(fired),
         }
         terms |= self.others(x, fired, weights) | (self.revival(x, residual, weights, dead) if len(dead) else {})
-        target = rows.to(x.dtype)
-        return Losses(terms=terms, active=active, reconstruction=(target - residual).detach(), target=target)
+        left = residual.detach()
+        return Losses(terms, active, rows.to(x.dtype), left, torch.linalg.vector_norm(left).square(), spread(x.detach()))
 
     def price(self, l0: Float[Tensor, ""], progress: float) -> Float[Tensor, ""] | float:
         """The weight of the penalty at a point of the run where `l0` features are active on a token."""
@@ -126,8 +127,7 @@ class Penalised(SAE):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """As every SAE; and the search for the weight goes on."""
-        super().after_step()
+        """The search for the weight goes on."""
         if self._now is not None:
             off, progress = self._now
             if progress > self.config.warmup:

@@ -16,8 +16,9 @@ from typing import Any, ClassVar, Self
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from saelab.affine import spread
 from saelab.dictionary import (
     DICTIONARIES,
     WEIGHTS_FILE,
@@ -138,16 +139,12 @@ class Residual(Trainable):
         fired = (codes.values != 0).to(found.active).flatten()
         active = found.active.new_zeros(self.num_frozen).index_add_(0, codes.indices.flatten(), fired)
         target = rows.to(error)
-        return Losses(
-            terms=found.terms,
-            active=torch.cat([active, found.active]),
-            reconstruction=target - error + found.reconstruction,
-            target=target,
-        )
+        variance = spread(target - target[:1])
+        return Losses(found.terms, torch.cat([active, found.active]), target, found.residual, found.error, variance)
 
-    def before_step(self) -> None:
-        """What BatchTopK does to its gradients."""
-        self.new.before_step()
+    def unit_rows(self) -> tuple[nn.Parameter, ...]:
+        """Those of the new part."""
+        return self.new.unit_rows()
 
     def after_step(self) -> None:
         """What BatchTopK does to its weights."""

@@ -13,8 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.dictionary import DICTIONARIES, Codes
-from saelab.kernels.sparse import gather_sum
-from saelab.saes.base import Kept, Selective, Weights, largest
+from saelab.saes.base import Kept, Selective, Task, Weights, largest
 from saelab.values import value
 
 _MULTI = 4
@@ -50,14 +49,14 @@ class TopK(Selective):
         return largest(x, weights, self.config.k)
 
     def errors(
-        self, wanted: Float[Tensor, "row d_out"], kept: Kept, weights: Weights
-    ) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "row d_out"]]:
+        self, task: Task, kept: Kept, weights: Weights
+    ) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "row d_out"], Float[Tensor, ""]]:
         """The squared error, and that of four times as many features where it is asked for."""
-        terms, residual = super().errors(wanted, kept, weights)
+        terms, residual, error = super().errors(task, kept, weights)
         if self.multi:
-            values, indices, _ = largest(wanted, weights, min(_MULTI * self.config.k, self.d_sae))
-            terms["multi"] = self.multi * self.relative(wanted - gather_sum(values, indices, weights.decoder))
-        return terms, residual
+            wide = largest(task.x, weights, min(_MULTI * self.config.k, self.d_sae))
+            terms |= {"multi": self.multi * super().errors(task, wide, weights)[0]["reconstruction"]}
+        return terms, residual, error
 
     def settings(self) -> dict[str, Any]:
         """What SAELens' `cfg.json` says beyond the sizes."""

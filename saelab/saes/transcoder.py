@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from saelab.affine import input_statistics
+from saelab.affine import input_statistics, spread
 from saelab.dictionary import DICTIONARIES, Codes, Places
 from saelab.errors import Invalid
 from saelab.saes.base import FREE_NORM, Kept, Task, Weights, largest
@@ -129,9 +129,10 @@ class Transcoder(BatchTopK):
         rows = rows.to(self.b_dec.dtype)
         x, target = (rows[:, : self.d_in] - self.centre) * self.gain, rows[:, self.d_in :]
         wanted = target - self.b_dec * self.scale
+        variance = spread(wanted.detach())
         if self.skip is not None:
             wanted = wanted - functional.linear(x, self.skip)
-        return Task(x=x, wanted=wanted, weights=Weights(*super().weights()), target=target)
+        return Task(x, wanted, None, Weights(*super().weights()), offset=None, target=target, variance=variance)
 
     @torch.no_grad()
     def initialise(self, sample: Float[Tensor, "row width"], generator: torch.Generator) -> None:

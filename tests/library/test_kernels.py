@@ -3,7 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saelab.kernels.sparse import _pieces, gather_dot, gather_sum, segment_sum, topk_indices
+from saelab.kernels.segments import segments_of
+from saelab.kernels.selection import topk_indices
+from saelab.kernels.sparse import _pieces, gather_dot, gather_sum, segment_sum
 
 
 def drawn(rows, d_in, d_sae, k, dtype=torch.float64):
@@ -48,7 +50,7 @@ def test_segments_are_the_transposed_product_also_with_repeated_and_absent_featu
     indices = torch.tensor(data.draw(st.lists(st.integers(0, d_sae - 1), min_size=rows * k, max_size=rows * k)), dtype=torch.int64)
     x, values = torch.randn(rows, d_in, dtype=torch.float64), torch.randn(rows, k, dtype=torch.float64)
     dense = torch.zeros(rows, d_sae, dtype=torch.float64).scatter_add(1, indices.view(rows, k), values)
-    assert torch.allclose(segment_sum(values, indices.view(rows, k), x, d_sae), dense.T @ x)
+    assert torch.allclose(segment_sum(values, x, segments_of(indices.view(rows, k), None, d_sae)), dense.T @ x)
 
 
 def test_a_whole_encoder_and_decoder_have_the_gradients_of_dense_autograd():
@@ -64,6 +66,15 @@ def test_a_whole_encoder_and_decoder_have_the_gradients_of_dense_autograd():
         return ((x @ encoder.T + bias).relu() * mask) @ decoder
 
     assert agrees(sparse, dense, inputs)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_topk_indices_of_a_batch_that_is_ranked_in_parts_are_those_of_the_whole(signed):
+    x, weight, bias, _ = drawn(600, 4, 20_000, 1)  # three parts
+    pre = x @ weight.T + bias
+    size = pre.abs() if signed else pre
+    indices = topk_indices(x, weight, bias, 5, signed=signed)
+    assert torch.allclose(size.gather(1, indices).sort(descending=True).values, size.topk(5).values)
 
 
 def test_topk_indices_name_the_largest_of_the_dense_product():
@@ -99,5 +110,5 @@ def test_pieces_cover_every_segment_in_order_and_are_short(entries, d_sae):
     bounds = torch.searchsorted(features, torch.arange(d_sae + 1))
     pieces, ends = _pieces(bounds, entries)
     assert pieces[-1] == entries
-    assert all(0 <= size <= 64 for size in pieces.diff().tolist())
+    assert all(0 <= size <= 128 for size in pieces.diff().tolist())
     assert torch.equal(pieces[ends], bounds)

@@ -6,14 +6,18 @@ JumpReLU that it saves.
 """
 
 import math
+import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
 from evaluate import Reconstruct
 from rows import Rows
-from stubs import absent
 from torch import Tensor
+
+sys.path.append(str(Path(__file__).parents[1]))
+from stubs import absent
 
 WARMUP, DECAY = 1000, 0.2
 """Steps over which the learning rate rises, share of the run over which it falls to 0."""

@@ -4,7 +4,7 @@ import errno
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,8 @@ import pytest
 import torch
 from fake_subject import FakeSubject
 
+from saelab.activations import capture as capture_module
+from saelab.activations import disk
 from saelab.activations.capture import CaptureConfig, capture
 from saelab.activations.disk import DiskStore
 from saelab.corpus import Corpus
@@ -22,10 +24,10 @@ CONFIG = CaptureConfig(hooks=HOOKS, shard_windows=100)
 
 
 @contextmanager
-def fault(at: int, strike: Callable[[], None]) -> Generator[list[str]]:
+def fault(at: int, strike: Callable[[], None], writers: int = 1) -> Generator[list[str]]:
     """Strikes at the so-many-th step of writing: a write (half of it is done then), a flush to the disk, a rename before or after it."""
     steps: list[str] = []
-    write, flush, rename = Path.write_bytes, os.fsync, Path.replace
+    write, save, flush, rename = Path.write_bytes, disk.write_parts, os.fsync, Path.replace
 
     def step(name: str) -> None:
         steps.append(name)
@@ -36,6 +38,11 @@ def fault(at: int, strike: Callable[[], None]) -> Generator[list[str]]:
         write(self, content[: len(content) // 2])
         step("write")
         return write(self, content)
+
+    def torn_parts(file: Path, parts: Sequence[memoryview]) -> None:
+        save(file, [part[: len(part) // 2] for part in parts])
+        step("write")
+        save(file, parts)
 
     def failing_flush(file: int) -> None:
         step("flush")
@@ -49,6 +56,8 @@ def fault(at: int, strike: Callable[[], None]) -> Generator[list[str]]:
 
     patch = pytest.MonkeyPatch()
     patch.setattr(Path, "write_bytes", torn_write)
+    patch.setattr(disk, "write_parts", torn_parts)
+    patch.setattr(capture_module, "_WRITERS", writers)  # one takes its steps in one order
     patch.setattr(os, "fsync", failing_flush)
     patch.setattr(Path, "replace", failing_rename)
     try:
@@ -61,10 +70,10 @@ def captured(corpus: Corpus, folder: Path) -> dict[str, DiskStore]:
     return capture(FakeSubject(), corpus, CONFIG, lambda hook: folder / hook)
 
 
-def killed(corpus: Corpus, folder: Path, at: int) -> None:
+def killed(corpus: Corpus, folder: Path, at: int, writers: int = 1) -> None:
     """A capture whose process is killed without warning."""
     torch.set_num_threads(1)  # threads do not outlive a fork
-    with fault(at, lambda: os.kill(os.getpid(), signal.SIGKILL)):
+    with fault(at, writers=writers, strike=lambda: os.kill(os.getpid(), signal.SIGKILL)):
         captured(corpus, folder)
 
 
@@ -115,3 +124,18 @@ def test_a_disk_that_is_full_at_any_file_is_a_clear_conflict_and_leaves_nothing_
         assert len(content(folder)) < len(files)
         captured(corpus, folder)
         assert content(folder) == files
+
+
+def test_shards_that_are_written_together_survive_a_kill_too(corpus: Corpus, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path):
+    files, steps = whole
+    context = multiprocessing.get_context("fork")
+    for at in range(2, len(steps) - 4, 7):
+        folder = tmp_path / str(at)
+        process = context.Process(target=killed, args=(corpus, folder, at, 4))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        left = {file: bytes_ for file, bytes_ in content(folder).items() if not file.endswith(".part")}
+        assert left.items() <= files.items()
+        captured(corpus, folder)
+        assert {file: bytes_ for file, bytes_ in content(folder).items() if not file.endswith(".part")} == files

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from saelab.activations.prefetch import ahead
+from saelab.activations.prefetch import ahead, begun, fetched, sent
 from saelab.errors import Corrupt
 
 
@@ -69,3 +69,23 @@ def test_the_thread_ends_with_the_iterator():
     next(items)
     items.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("saelab-reader")]
+
+
+@pytest.mark.parametrize("ahead_by", [0, 2])
+def test_works_are_begun_before_the_result_of_one_is_waited_for(ahead_by: int):
+    started: list[int] = []
+
+    def begin(number: int):
+        started.append(number)
+        return lambda: number
+
+    results = begun(map(begin, range(5)), ahead_by)
+    assert next(results) == 0
+    assert started == list(range(ahead_by + 1))
+    assert list(results) == [1, 2, 3, 4]
+
+
+def test_on_a_cpu_nothing_is_copied_on_the_way():
+    x = torch.zeros(3)
+    assert sent(x, x.device) is x
+    assert fetched(x)()[0].data_ptr() == x.data_ptr()

@@ -102,6 +102,17 @@ def test_the_subject_gives_the_rows_that_were_captured(stores: list[ActivationSt
     assert alone.max_norm == stores[0].max_norm
 
 
+def test_a_stream_that_reads_ahead_gives_the_same_chunks(corpus: Corpus):
+    stream = SubjectStore(Spiky(), corpus, FORWARD, HOOKS)
+    stream._ahead = 2
+    for held_out in (None, True):
+        numbers = [number for number, count in enumerate(stream.chunk_rows(held_out)) if count]
+        for number, chunk in zip(numbers, stream.chunks(held_out), strict=True):
+            alone = stream.chunk(number, held_out)
+            assert torch.equal(chunk.x, alone.x)
+            assert torch.equal(chunk.window, alone.window)
+
+
 def test_a_store_that_runs_the_subject_gives_samples_but_no_epochs(corpus: Corpus):
     stream = SubjectStore(Spiky(), corpus, FORWARD, HOOKS)
     sample = first_rows(stream, 50, seed=0)

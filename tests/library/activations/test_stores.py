@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from fake_subject import FakeSubject
+from safetensors import safe_open
+from safetensors.torch import load, save
 
 from saelab.activations.base import Chunk
 from saelab.activations.capture import CaptureConfig, capture
@@ -35,6 +37,24 @@ def test_the_index_counts_what_the_shards_hold(folder: Path):
     for held_out in (None, True, False):
         assert [len(store.chunk(number, held_out).x) for number in range(len(store.index.shards))] == list(store.chunk_rows(held_out))
     assert store.num_rows == sum(store.chunk_rows(True)) + sum(store.chunk_rows(False))
+
+
+def test_shards_are_what_safetensors_itself_would_write(folder: Path):
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+            ours, theirs = file.read_bytes(), save(tensors, opened.metadata())
+        assert len(ours) == len(theirs)
+        assert ours[-len(tensors["held_out"]) :] == theirs[-len(tensors["held_out"]) :]
+        assert all(torch.equal(tensors[name], tensor) for name, tensor in load(ours).items())
+
+
+def test_a_part_is_a_chunk_that_is_not_copied_yet(folder: Path):
+    store = DiskStore(folder)
+    for held_out in (None, True, False):
+        for number in range(len(store.index.shards)):
+            x, kept = store.part(number, held_out)
+            assert torch.equal(x if kept is None else x[kept], store.chunk(number, held_out).x)
 
 
 def test_chunks_begin_where_they_are_told_to(folder: Path):

@@ -18,7 +18,7 @@ NOTHING = torch.arange(0)
 def test_the_weight_is_found_that_leads_to_the_target(kind, learned):
     l0, fvu = learned(kind, target_l0=L0)
     assert l0 == pytest.approx(L0, rel=0.15)
-    assert fvu < (0.45 if kind is Standard else 0.15)  # an L1 penalty shrinks activations; a gate keeps them
+    assert fvu < (0.45 if kind is Standard else 0.16)  # an L1 penalty shrinks activations; a gate keeps them
 
 
 @pytest.mark.parametrize("kind", [Standard, Gated, JumpReLU])

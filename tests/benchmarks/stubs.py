@@ -17,7 +17,7 @@ from torch import nn
 
 ABSENT = {
     *("transformer_lens", "datasets", "wandb", "nnsight", "nltk", "babe", "plotly", "plotly_express", "simple_parsing", "dotenv"),
-    *("umap", "circuitsvis", "zstandard", "tenacity", "mamba_lens"),
+    *("umap", "circuitsvis", "zstandard", "tenacity", "mamba_lens", "accelerate"),
 }
 
 
@@ -47,11 +47,23 @@ class Helpers:
         return dataclasses.field(default_factory=lambda: dict(default))
 
 
-REAL: dict[str, type] = {
+def list_field(*default: Any) -> Any:
+    """A field that holds a list of the defaults."""
+    return dataclasses.field(default_factory=lambda: list(default))
+
+
+def send_to_device(tensors: Any, device: object) -> Any:
+    """What the stand-in for a model makes is where it belongs."""
+    return tensors
+
+
+REAL: dict[str, Any] = {
     "HookPoint": HookPoint,
     "HookedRootModule": HookedRootModule,
     "HookedTransformer": HookedRootModule,
     "helpers": Helpers,
+    "list_field": list_field,
+    "send_to_device": send_to_device,
 }
 
 

@@ -1,0 +1,114 @@
+"""Adam as a dictionary needs it: all gradients clipped together, and rows that stay at norm 1.
+
+    g ← g - (g · w) w   for each row w of norm 1: its length must not change
+    g ← g · min(1, clip / |g|)   over all weights together
+    Adam's step (Kingma, Ba 2014, https://arxiv.org/abs/1412.6980), then w ← w / |w|
+
+On a GPU, weights collect the terms of their gradients (`saelab.kernels.terms`), and one kernel does all of this for them without ever
+writing a gradient: of a row it needs the sum of its terms, its part along w, and the factor of clipping. Norms are computed only where the
+triangle inequality does not show that nothing is to be clipped. Every row is stepped, also one whose features were not active: the same as
+PyTorch's Adam.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from saelab.kernels.low import low
+from saelab.kernels.sparse import HAS_TRITON
+from saelab.kernels.terms import Term, collect, taken
+
+if TYPE_CHECKING:
+    from saelab.kernels.gpu.update import Gradient
+
+_TINY = 1e-6
+"""Added to the norm before the division, as PyTorch does."""
+
+
+class Adam(torch.optim.Adam):
+    """Adam over all weights.
+
+    Arguments:
+    - `weights`: what is trained.
+    - `lr`, `betas`: Adam's.
+    - `clip`: largest norm of all gradients together.
+    - `unit`: those of the weights whose rows stay at norm 1.
+    """
+
+    def __init__(
+        self, weights: Iterable[nn.Parameter], *, lr: float, betas: tuple[float, float], clip: float, unit: Sequence[nn.Parameter] = ()
+    ) -> None:
+        weights = list(weights)
+        self.clip, self.unit = clip, unit
+        device = weights[0].device
+        on_gpu = device.type == "cuda"
+        rate = torch.tensor(lr, device=device) if on_gpu else lr  # a recorded step reads it where it lies
+        super().__init__(weights, lr=rate, betas=betas, fused=True, capturable=on_gpu)
+        if on_gpu and HAS_TRITON:
+            self._betas = torch.tensor(betas, dtype=torch.float64, device=device)
+            for weight in weights:
+                if weight.ndim == 2:
+                    collect(weight)
+
+    def set_lr(self, lr: float) -> None:
+        """Sets the learning rate; where it is a tensor, that a recorded step reads, in its place."""
+        group = self.param_groups[0]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+    @torch.no_grad()
+    def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - there is no closure
+        """Projects, clips, steps and brings rows back to norm 1; gradients are left to `zero_grad`."""
+        weights: list[nn.Parameter] = self.param_groups[0]["params"]
+        summed = {weight: self._summed(weight, terms) for weight in weights if (terms := taken(weight))}
+        dense = [weight for weight in weights if weight.grad is not None and weight not in summed]
+        turned = [weight for weight in self.unit if weight in summed or weight.grad is not None]
+        for weight in turned:
+            if weight.grad is not None and weight not in summed:
+                weight.grad.addcmul_((weight.grad * weight).sum(1, keepdim=True), weight, value=-1.0)
+        norm = get_total_norm([weight.grad for weight in dense if weight.grad is not None])
+        if summed:
+            norm = self._norm(norm, list(summed.values()))
+        clip_grads_with_norm_(dense, self.clip, norm)
+        if summed:
+            self._step(summed, (self.clip / (norm + _TINY)).clamp(max=1.0))
+        super().step()
+        for weight in turned:
+            if weight not in summed:
+                weight.div_(weight.norm(dim=1, keepdim=True))
+
+    def _summed(self, weight: nn.Parameter, terms: list[Term]) -> "Gradient":
+        from saelab.kernels.gpu.update import Gradient
+
+        dense, weight.grad = weight.grad, None  # a part that did not come as a term; PyTorch's Adam is to leave the weight alone
+        return Gradient(weight, terms, any(weight is one for one in self.unit), dense)
+
+    def _norm(self, others: Tensor, gradients: list["Gradient"]) -> Tensor:
+        """The norm of all gradients; where a bound shows that it is under the limit, the bound: the factor of clipping is 1 either way."""
+        bound = torch.linalg.vector_norm(torch.stack([others, *(gradient.reach for gradient in gradients)]))
+        needed = bound > self.clip - _TINY
+        squares = torch.zeros(sum(gradient.d_sae for gradient in gradients), device=others.device)
+        parts = squares.split([gradient.d_sae for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.squared_norms(needed.int(), part)
+        exact = (squares.sum() + others.square()).sqrt()
+        return torch.where(needed, exact, bound)
+
+    def _step(self, summed: dict[nn.Parameter, "Gradient"], factor: Tensor) -> None:
+        group = self.param_groups[0]
+        for weight in summed:
+            if not self.state[weight]:
+                zeros = torch.zeros((), device=weight.device), torch.zeros_like(weight), torch.zeros_like(weight)
+                self.state[weight] = dict(zip(("step", "exp_avg", "exp_avg_sq"), zeros, strict=True))
+        states = [self.state[weight] for weight in summed]
+        for state in states:
+            state["step"] += 1
+        corrections = (1 - self._betas ** states[0]["step"]).float()
+        for (weight, gradient), state in zip(summed.items(), states, strict=True):
+            moments = state["exp_avg"], state["exp_avg_sq"]
+            gradient.step(weight, low(weight), moments, group["lr"], corrections, factor, group["betas"], group["eps"])

@@ -1,0 +1,208 @@
+"""The largest pre-activations of each row, or of the whole batch: exact among bfloat16 values, equal ones in the order of their places.
+
+A group of 64 places is known by its largest. The k groups with the largest ones hold the k largest values, so only their places are looked
+at: the array is read once, and a 64th part of it a second time. The k-th largest of a set is found bit by bit, or over a whole batch by a
+histogram of the upper and one of the lower byte, since bfloat16 values have 16-bit keys that sort as they do.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import BFloat16, Float, Int
+from torch import Tensor
+
+_WIDTH = 64
+_BINS = 256
+
+
+@triton.jit
+def _keys(bits, MAGNITUDE: tl.constexpr):
+    """Keys from 0 to 65535 that sort as the bfloat16 values, or as their magnitudes."""
+    bits = bits.to(tl.int32) & 0xFFFF
+    return bits & 0x7FFF if MAGNITUDE else tl.where(bits >= 0x8000, 0xFFFF - bits, bits | 0x8000)
+
+
+@triton.jit
+def _kth(keys, wanted):
+    """The largest key that at least `wanted` keys reach; 0 where there are fewer."""
+    found = tl.zeros((), tl.int32)
+    for bit in tl.static_range(16):
+        trial = found | (1 << (15 - bit))
+        found = tl.where(tl.sum((keys >= trial).to(tl.int32)) >= wanted, trial, found)
+    return found
+
+
+@triton.jit
+def _maxima_kernel(values, maxima, width, num_groups, MAGNITUDE: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr):
+    """The largest key of each group of a row; programs are (row, block of groups)."""
+    row = tl.program_id(0).to(tl.int64)
+    group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
+    place = group[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    keys = _keys(tl.load(values + row * width + place, mask=place < width, other=0), MAGNITUDE)
+    largest = tl.max(tl.where(place < width, keys, -1), axis=1)
+    tl.store(maxima + row * num_groups + group, largest, mask=group < num_groups)
+
+
+@triton.jit
+def _topk_kernel(
+    values, maxima, groups, out, width, num_groups, k, MAGNITUDE: tl.constexpr, ALL: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr
+):
+    """The k largest places of a row, in order; a program is a row. `groups` is room for the groups that hold them."""
+    row = tl.program_id(0).to(tl.int64)
+    group = tl.arange(0, ALL)
+    keys = tl.load(maxima + row * num_groups + group, mask=group < num_groups, other=-1)
+    wanted = tl.minimum(k, num_groups)
+    at = _places(keys, wanted)
+    tl.store(groups + row * K + at, group, mask=at >= 0)
+    tl.debug_barrier()
+    slot = tl.arange(0, K)
+    held = tl.load(groups + row * K + slot, mask=slot < wanted, other=0)
+    place = held[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    real = (slot < wanted)[:, None] & (place < width)
+    keys = _keys(tl.load(values + row * width + place, mask=real, other=0), MAGNITUDE)
+    at = _places(tl.reshape(tl.where(real, keys, -1), (K * WIDTH,)), k)
+    tl.store(out + row * k + at, tl.reshape(place, (K * WIDTH,)).to(tl.int64), mask=at >= 0)
+
+
+@triton.jit
+def _places(keys, wanted):
+    """For each of the `wanted` largest keys its rank by place, of equal ones the first; -1 for the others."""
+    least = _kth(keys, wanted)
+    above, equal = keys > least, keys == least
+    spare = wanted - tl.sum(above.to(tl.int32))
+    chosen = above | (equal & (tl.cumsum(equal.to(tl.int32)) <= spare))
+    return tl.where(chosen, tl.cumsum(chosen.to(tl.int32)) - 1, -1)
+
+
+def topk_places(values: BFloat16[Tensor, "row width"], k: int, signed: bool = False) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
+    """The k largest of each row and their places, in order of place; of equal values the first. `signed`: the largest by magnitude."""
+    (rows, width), num_groups = values.shape, triton.cdiv(values.shape[1], _WIDTH)
+    maxima, bits = _maxima(values, signed), values.view(torch.int16)
+    size = triton.next_power_of_2(k)
+    groups = torch.empty(rows, size, dtype=torch.int32, device=values.device)
+    places = torch.empty(rows, k, dtype=torch.int64, device=values.device)
+    if rows:
+        _topk_kernel[(rows,)](
+            bits, maxima, groups, places, width, num_groups, k, signed, triton.next_power_of_2(num_groups), size, _WIDTH, num_warps=4
+        )
+    return values.gather(1, places).float(), places
+
+
+def _maxima(values: Tensor, signed: bool) -> Int[Tensor, "row group"]:
+    (rows, width), num_groups = values.shape, triton.cdiv(values.shape[1], _WIDTH)
+    maxima = torch.empty(rows, num_groups, dtype=torch.int32, device=values.device)
+    if rows:
+        grid = (rows, triton.cdiv(num_groups, _WIDTH))
+        _maxima_kernel[grid](values.view(torch.int16), maxima, width, num_groups, signed, _WIDTH, _WIDTH, num_warps=4)
+    return maxima
+
+
+@triton.jit
+def _bin(counts, wanted, BINS: tl.constexpr):
+    """The bin that holds the `wanted`-th largest key, and how many of its keys are wanted."""
+    bins = tl.arange(0, BINS)
+    count = tl.load(counts + bins)
+    reach = tl.sum(count) - tl.cumsum(count) + count
+    found = tl.max(tl.where(reach >= wanted, bins, 0))
+    return found, wanted - tl.sum(tl.where(bins > found, count, 0))
+
+
+@triton.jit
+def _candidate_keys(values, maxima, starts, place, end, width, GROUPED: tl.constexpr, WIDTH: tl.constexpr):
+    """Keys at places of the flat candidates: those of the groups themselves, or of all members of the chosen groups."""
+    real = place < end
+    if GROUPED:
+        group = tl.load(starts + place // WIDTH, mask=real, other=0)
+        row, column = group // tl.cdiv(width, WIDTH), (group % tl.cdiv(width, WIDTH)) * WIDTH + place % WIDTH
+        real = real & (column < width)
+        keys = _keys(tl.load(values + row * width + column, mask=real, other=0), False)
+    else:
+        keys = tl.load(maxima + place, mask=real, other=-1)
+    return tl.where(real, keys, -1)
+
+
+@triton.jit
+def _histogram_kernel(
+    values, maxima, groups, upper, lower, end, wanted, width, LOWER: tl.constexpr, GROUPED: tl.constexpr, SIZE: tl.constexpr,
+    WIDTH: tl.constexpr, BINS: tl.constexpr,
+):  # fmt: skip
+    """Adds the upper bytes of a block of keys to `upper`; or, of those whose upper byte is the one sought, the lower ones to `lower`."""
+    place = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
+    keys = _candidate_keys(values, maxima, groups, place, end, width, GROUPED, WIDTH)
+    bins = tl.arange(0, BINS)
+    if LOWER:
+        found, _ = _bin(upper, wanted, BINS)
+        counts = tl.histogram(keys & 0xFF, BINS, mask=(keys >> 8) == found)
+        tl.atomic_add(lower + bins, counts, sem="relaxed")
+    else:
+        counts = tl.histogram(tl.maximum(keys, 0) >> 8, BINS, mask=keys >= 0)
+        tl.atomic_add(upper + bins, counts, sem="relaxed")
+
+
+@triton.jit
+def _block_counts_kernel(
+    values, maxima, groups, upper, lower, above, equal, end, wanted, width, GROUPED: tl.constexpr, SIZE: tl.constexpr,
+    WIDTH: tl.constexpr, BINS: tl.constexpr,
+):  # fmt: skip
+    """How many keys of a block exceed the least that is wanted, and how many equal it."""
+    place = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
+    keys = _candidate_keys(values, maxima, groups, place, end, width, GROUPED, WIDTH)
+    high, left = _bin(upper, wanted, BINS)
+    low, _ = _bin(lower, left, BINS)
+    least = high * 256 + low
+    tl.store(above + tl.program_id(0), tl.sum((keys > least).to(tl.int32)))
+    tl.store(equal + tl.program_id(0), tl.sum((keys == least).to(tl.int32)))
+
+
+@triton.jit
+def _write_kernel(
+    values, maxima, groups, upper, lower, above, equal, out, end, wanted, width, GROUPED: tl.constexpr, SIZE: tl.constexpr,
+    WIDTH: tl.constexpr, BINS: tl.constexpr,
+):  # fmt: skip
+    """Writes the chosen places of a block behind those of the blocks before it; `above` and `equal` hold sums up to each block."""
+    block = tl.program_id(0)
+    place = block.to(tl.int64) * SIZE + tl.arange(0, SIZE)
+    keys = _candidate_keys(values, maxima, groups, place, end, width, GROUPED, WIDTH)
+    high, left = _bin(upper, wanted, BINS)
+    low, spare = _bin(lower, left, BINS)
+    least = high * 256 + low
+    before = tl.where(block > 0, tl.load(above + block - 1, mask=block > 0, other=0), 0)
+    ties = tl.where(block > 0, tl.load(equal + block - 1, mask=block > 0, other=0), 0)
+    is_equal = keys == least
+    chosen = (keys > least) | (is_equal & (ties + tl.cumsum(is_equal.to(tl.int32)) <= spare))
+    at = before + tl.minimum(ties, spare) + tl.cumsum(chosen.to(tl.int32)) - 1
+    found = place
+    if GROUPED:
+        group = tl.load(groups + place // WIDTH, mask=place < end, other=0)
+        row, column = group // tl.cdiv(width, WIDTH), (group % tl.cdiv(width, WIDTH)) * WIDTH + place % WIDTH
+        found = row * width + column
+    tl.store(out + at, found, mask=chosen)
+
+
+_BLOCK = 4096
+
+
+def _chosen(values: Tensor, maxima: Tensor, groups: Tensor | None, wanted: int) -> Int[Tensor, " n"]:
+    """Flat places, in order, of the `wanted` largest among all members of some groups, or among the groups' maxima."""
+    end = maxima.numel() if groups is None else groups.numel() * _WIDTH
+    blocks, device, grouped = triton.cdiv(end, _BLOCK), values.device, groups is not None
+    upper, lower = torch.zeros(2, _BINS, dtype=torch.int32, device=device)
+    above, equal = torch.empty(2, blocks, dtype=torch.int32, device=device)
+    out = torch.empty(wanted, dtype=torch.int64, device=device)
+    bits, width = values.view(torch.int16), values.shape[1]
+    known = (bits, maxima, maxima if groups is None else groups, upper, lower)
+    sizes = (grouped, _BLOCK, _WIDTH, _BINS)
+    for is_lower in (False, True):
+        _histogram_kernel[(blocks,)](*known, end, wanted, width, is_lower, *sizes, num_warps=8)
+    _block_counts_kernel[(blocks,)](*known, above, equal, end, wanted, width, *sizes, num_warps=8)
+    above, equal = above.cumsum(0, dtype=torch.int32), equal.cumsum(0, dtype=torch.int32)
+    _write_kernel[(blocks,)](*known, above, equal, out, end, wanted, width, *sizes, num_warps=8)
+    return out
+
+
+def batch_topk_places(values: BFloat16[Tensor, "row width"], count: int) -> tuple[Float[Tensor, " {count}"], Int[Tensor, " {count}"]]:
+    """The `count` largest of the whole array and their flat places, in order; of equal values the first."""
+    maxima = _maxima(values, False)
+    groups = _chosen(values, maxima, None, min(count, maxima.numel()))
+    places = _chosen(values, maxima, groups, count)
+    return values.view(-1)[places].float(), places

@@ -1,0 +1,215 @@
+"""A step of Adam on a weight whose gradient is a sum of outer products: the gradient of a row exists only in registers.
+
+    gradient[f] = Σ over the entries of feature f of value · x[row]          less its part along weight[f], where rows stay at norm 1
+
+Two passes over the entries: one for the norm by which all gradients are clipped together, and one that steps. The second writes the
+bfloat16 copy of the weight too. A program is a feature, and walks over its row in blocks of columns.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import BFloat16, Float, Int
+from torch import Tensor
+
+from saelab.kernels.segments import PIECE, Segments
+from saelab.kernels.terms import Term
+
+
+@triton.jit
+def _sum_of(values, rows, x, begin, end, column, width, UNROLL: tl.constexpr, COLUMNS: tl.constexpr):
+    """A block of columns of the sum of some entries."""
+    total = tl.zeros((COLUMNS,), tl.float32)
+    for first in range(begin, end, UNROLL):
+        for step in tl.static_range(UNROLL):
+            place = first + step
+            row = tl.load(rows + place, mask=place < end, other=0).to(tl.int64)
+            value = tl.load(values + place, mask=place < end, other=0.0)
+            part = tl.load(x + row * width + column, mask=(column < width) & (place < end), other=0.0)
+            total += value * part.to(tl.float32)
+    return total
+
+
+@triton.jit
+def _gradient(
+    values, rows, x, sums, dense, feature, begin, end, first, last, column, width, DENSE: tl.constexpr, UNROLL: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """A block of columns of a feature's gradient: from its entries, or from its pieces where it has any."""
+    if first < last:
+        found = tl.zeros((COLUMNS,), tl.float32)
+        for piece in range(first, last):
+            found += tl.load(sums + piece * width + column, mask=column < width, other=0.0)
+    else:
+        found = _sum_of(values, rows, x, begin, end, column, width, UNROLL, COLUMNS)
+    if DENSE:
+        found += tl.load(dense + (feature + tl.zeros((), tl.int64)) * width + column, mask=column < width, other=0.0)
+    return found
+
+
+@triton.jit
+def _pieces_kernel(
+    values, rows, x, bounds, pieces, owner, sums, d_sae, width, PIECE: tl.constexpr, UNROLL: tl.constexpr, COLUMNS: tl.constexpr
+):
+    """A block of columns of the sum of a piece."""
+    piece = tl.program_id(0)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    feature = tl.load(owner + piece)
+    if feature < d_sae:
+        begin = tl.load(bounds + feature) + (piece - tl.load(pieces + feature)) * PIECE
+        end = tl.minimum(begin + PIECE, tl.load(bounds + feature + 1))
+        found = _sum_of(values, rows, x, begin, end, column, width, UNROLL, COLUMNS)
+        tl.store(sums + piece.to(tl.int64) * width + column, found, mask=column < width)
+
+
+@triton.jit
+def _squares_kernel(
+    values, rows, x, bounds, pieces, sums, dense, along, needed, out, d_sae, width, UNIT: tl.constexpr, DENSE: tl.constexpr,
+    UNROLL: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The squared norms of some features' gradients, where they are needed."""
+    if tl.load(needed) == 0:
+        return
+    for feature in range(tl.program_id(0), d_sae, tl.num_programs(0)):
+        begin, end = tl.load(bounds + feature), tl.load(bounds + feature + 1)
+        first, last = tl.load(pieces + feature), tl.load(pieces + feature + 1)
+        total = 0.0
+        for low in range(0, width, COLUMNS):
+            column = low + tl.arange(0, COLUMNS)
+            found = _gradient(values, rows, x, sums, dense, feature, begin, end, first, last, column, width, DENSE, UNROLL, COLUMNS)
+            total += tl.sum(found * found)
+        if UNIT:
+            part = tl.load(along + feature)
+            total = tl.maximum(total - part * part, 0.0)
+        tl.store(out + feature, total)
+
+
+@triton.jit
+def _adam_kernel(
+    weight, copy, first_moment, second_moment, values, rows, x, bounds, pieces, sums, dense, along, rate, corrections, factor, width,
+    beta1, beta2, eps, UNIT: tl.constexpr, DENSE: tl.constexpr, WHOLE: tl.constexpr, UNROLL: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Steps the row of a feature. `corrections` are 1 - beta^step; `factor` clips; WHOLE says that a block holds a row."""
+    feature = tl.program_id(0)
+    begin, end = tl.load(bounds + feature), tl.load(bounds + feature + 1)
+    first, last = tl.load(pieces + feature), tl.load(pieces + feature + 1)
+    row = feature.to(tl.int64) * width
+    size = tl.load(rate) / tl.load(corrections)
+    root = tl.sqrt(tl.load(corrections + 1))
+    clipped = tl.load(factor)
+    part = tl.load(along + feature) if UNIT else 0.0
+    total = 0.0
+    for low in range(0, width, COLUMNS):
+        column = low + tl.arange(0, COLUMNS)
+        inside = column < width
+        old = tl.load(weight + row + column, mask=inside, other=0.0)
+        found = _gradient(values, rows, x, sums, dense, feature, begin, end, first, last, column, width, DENSE, UNROLL, COLUMNS)
+        found = clipped * (found - part * old)
+        mean = beta1 * tl.load(first_moment + row + column, mask=inside, other=0.0) + (1 - beta1) * found
+        square = beta2 * tl.load(second_moment + row + column, mask=inside, other=0.0) + (1 - beta2) * found * found
+        tl.store(first_moment + row + column, mean, mask=inside)
+        tl.store(second_moment + row + column, square, mask=inside)
+        new = old - size * mean / (tl.sqrt(square) / root + eps)
+        if UNIT:
+            total += tl.sum(tl.where(inside, new * new, 0.0))
+        if UNIT and WHOLE:
+            new *= 1 / tl.sqrt(total)
+        tl.store(weight + row + column, new, mask=inside)
+        if not UNIT or WHOLE:
+            tl.store(copy + row + column, new.to(copy.dtype.element_ty), mask=inside)
+    if UNIT and not WHOLE:
+        tl.debug_barrier()
+        for low in range(0, width, COLUMNS):
+            column = low + tl.arange(0, COLUMNS)
+            new = tl.load(weight + row + column, mask=column < width, other=0.0) / tl.sqrt(total)
+            tl.store(weight + row + column, new, mask=column < width)
+            tl.store(copy + row + column, new.to(copy.dtype.element_ty), mask=column < width)
+
+
+class Gradient:
+    """The gradient of a weight from its terms; busy features are summed at once, the others when they are stepped.
+
+    Arguments:
+    - `weight`: what it is the gradient of.
+    - `terms`: what it is made of; one at least.
+    - `unit`: whether rows have norm 1; then the gradient's part along them is taken off.
+    - `dense`: a part that is not made of terms, if there is one.
+    """
+
+    def __init__(self, weight: Float[Tensor, "d_sae width"], terms: Sequence[Term], unit: bool, dense: Tensor | None) -> None:
+        self.values, self.x, self.segments = _joined(terms)
+        self.dense = dense
+        parts, reaches = [term.sums for term in terms], [term.reach for term in terms]
+        if dense is not None:
+            parts, reaches = [*parts, (dense * weight).sum(1)], [*reaches, dense.norm(dim=1)]
+        self.along = _total(parts) if unit else None
+        self.reach = torch.linalg.vector_norm(_total(reaches))
+        """No less than the norm of the whole gradient."""
+        self.d_sae, self.width = weight.shape
+        self.shape = _shape(self.width)
+        self.sums = torch.empty(len(self.segments.owner), self.width, dtype=torch.float32, device=self.x.device)
+        if len(self.sums):
+            _pieces_kernel[(len(self.sums), triton.cdiv(self.width, self.shape[1]))](
+                *self._entries(), self.segments.owner, self.sums, self.d_sae, self.width, PIECE, 8, self.shape[1], num_warps=self.shape[2]
+            )
+
+    def _entries(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        return self.values, self.segments.rows, self.x, self.segments.bounds, self.segments.pieces
+
+    def squared_norms(self, needed: Int[Tensor, ""], out: Float[Tensor, " d_sae"]) -> None:
+        """Writes the squared norm of each row; does nothing where they are not needed."""
+        unit, dense = self.along is not None, self.dense is not None
+        _squares_kernel[(min(self.d_sae, _MOST),)](
+            *self._entries(), self.sums, self.dense if dense else self.x, self.along if unit else self.x, needed, out, self.d_sae,
+            self.width, unit, dense, *self.shape[:2], num_warps=self.shape[2],
+        )  # fmt: skip
+
+    def step(
+        self,
+        weight: Float[Tensor, "d_sae width"],
+        copy: BFloat16[Tensor, "d_sae width"],
+        moments: tuple[Tensor, Tensor],
+        rate: Float[Tensor, ""],
+        corrections: Float[Tensor, "2"],
+        factor: Float[Tensor, ""],
+        betas: tuple[float, float],
+        eps: float,
+    ) -> None:
+        """Adam's step on the weight and its bfloat16 copy, in place; rows of norm 1 are brought back to it."""
+        unit, dense, (tile, columns, warps) = self.along is not None, self.dense is not None, self.shape
+        _adam_kernel[(self.d_sae,)](
+            weight, copy, *moments, *self._entries(), self.sums, self.dense if dense else self.x, self.along if unit else self.x, rate,
+            corrections, factor, self.width, *betas, eps, unit, dense, columns >= self.width, tile, columns, num_warps=warps,
+        )  # fmt: skip
+
+
+def _shape(width: int) -> tuple[int, int, int]:
+    """Entries read at once, columns of a block, and warps: eight columns a thread, so that no sum leaves it.
+
+    A block that holds a whole row spares a second pass, if not too many of its threads are idle; found by measurement on an H100.
+    """
+    whole = triton.next_power_of_2(max(width, 64))
+    columns = whole if whole <= 1024 or (whole <= 4096 and 4 * width >= 3 * whole) else 1024
+    return 4, columns, max(1, columns // 256)
+
+
+_MOST = 4096
+"""Programs that look whether norms are needed."""
+
+
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum(0)
+
+
+def _joined(terms: Sequence[Term]) -> tuple[Float[Tensor, " n"], BFloat16[Tensor, "row width"], Segments]:
+    """Values in the order of their features, rows and segments of all terms together."""
+    ordered = [term.values.reshape(-1)[term.segments.order] for term in terms]
+    if len(terms) == 1:
+        return ordered[0], terms[0].x, terms[0].segments
+    firsts = [sum(len(term.x) for term in terms[:number]) for number in range(len(terms))]
+    features = torch.cat([term.segments.features for term in terms])
+    rows = torch.cat([term.segments.rows + first for term, first in zip(terms, firsts, strict=True)])
+    segments = Segments(features, rows, len(terms[0].segments.bounds) - 1)
+    return torch.cat(ordered)[segments.order], torch.cat([term.x for term in terms]), segments

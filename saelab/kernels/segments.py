@@ -1,0 +1,69 @@
+"""Entries of sparse codes in the order of their features: what the gradients of both weights and of the bias sum over.
+
+A feature that is active on thousands of rows would hold up a GPU program that walks its entries alone, so features with more than `PIECE`
+entries are summed in pieces of that size first. Every order of summation is fixed: results repeat bit for bit.
+"""
+
+from functools import cached_property
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn import functional
+
+from saelab.kernels.streams import aside
+
+PIECE = 64
+"""Entries of a feature that a GPU sums in one go."""
+
+
+class Segments:
+    """The entries of some codes, feature after feature, those of a feature in order; nothing here waits for the device.
+
+    Arguments:
+    - `features`: the feature of each entry.
+    - `rows`: the row of each entry; none where each of them has `k`.
+    - `d_sae`: number of features.
+    """
+
+    def __init__(self, features: Int[Tensor, " n"], rows: Int[Tensor, " n"] | None, d_sae: int, k: int = 1) -> None:
+        short = torch.int16 if d_sae < 2**15 else torch.int32  # a radix sort takes as long as its keys
+        self.features, self.order = features.to(short).sort(stable=True)
+        """The feature at each place, and the number of its entry."""
+        self.bounds = torch.searchsorted(self.features, torch.arange(d_sae + 1, device=features.device, dtype=short))
+        """Where each feature begins; one more than there are features."""
+        self.rows = self.order // k if rows is None else rows[self.order]
+        """The row of the entry at each place."""
+
+    @cached_property
+    def pieces(self) -> Int[Tensor, " feature_starts"]:
+        """Up to each feature, the number of pieces of those that have more than `PIECE` entries."""
+        count = self.bounds.diff()
+        return functional.pad(torch.where(count > PIECE, (count + PIECE - 1) // PIECE, 0).cumsum(0), (1, 0))
+
+    @cached_property
+    def owner(self) -> Int[Tensor, " pieces"]:
+        """The feature that each piece is of; the number of features for those that are not needed."""
+        most = 2 * len(self.order) // PIECE  # a feature with n > PIECE entries has fewer than 2 n / PIECE of them
+        return torch.searchsorted(self.pieces, torch.arange(most, device=self.pieces.device), right=True) - 1
+
+
+def segments_of(indices: Int[Tensor, "*codes"], starts: Int[Tensor, " row_starts"] | None, d_sae: int) -> Segments:
+    """The segments of codes, made once: encoder and decoder have the same."""
+    known = getattr(indices, "segments", None)
+    if known is None or known[0] != (indices._version, d_sae):
+        rows = None if starts is None else rows_of(starts, len(indices))
+        known = (indices._version, d_sae), Segments(indices.reshape(-1), rows, d_sae, indices.shape[-1])
+        setattr(indices, "segments", known)  # noqa: B010 - no field of a tensor
+    return known[1]
+
+
+def prepare_segments(indices: Int[Tensor, "*codes"], starts: Int[Tensor, " row_starts"] | None, d_sae: int) -> None:
+    """Has a GPU make the segments beside what it is asked to do next; they may be used after `rejoin`."""
+    with aside(indices.device):
+        _ = segments_of(indices, starts, d_sae).owner
+
+
+def rows_of(starts: Int[Tensor, " row_starts"], entries: int) -> Int[Tensor, " n"]:
+    """The row of each entry of flat codes."""
+    return torch.arange(len(starts) - 1, device=starts.device).repeat_interleave(starts.diff(), output_size=entries)

@@ -1,0 +1,45 @@
+"""Gradients of weights as what they are made of: sums over the entries of codes of a value times a row.
+
+An optimiser that steps straight from these terms (`saelab.kernels.adam`) lets a weight collect them; then the backward pass leaves them
+there and no gradient of the weight's size is ever written.
+"""
+
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+from saelab.kernels.segments import Segments
+
+
+class Term(NamedTuple):
+    """A part of the gradient of a weight: for feature f the sum over its entries of value · x[row]."""
+
+    values: Float[Tensor, "*codes"]
+    """A value for each entry of the codes."""
+    x: Float[Tensor, "row width"]
+    """The rows that they are multiplied with, in bfloat16."""
+    segments: Segments
+    """The entries in the order of their features."""
+    sums: Float[Tensor, " d_sae"]
+    """For each feature the sum of its entries' values, each times the dot product of its row and the weight's where that is known."""
+    reach: Float[Tensor, " d_sae"]
+    """For each feature a bound on the norm of its part of the gradient."""
+
+
+def collect(weight: Tensor) -> None:
+    """From now on the weight collects terms. Whoever asks for it takes them away after each backward pass, with `taken`."""
+    setattr(weight, "terms", [])  # noqa: B010 - no field of a tensor
+
+
+def collected(weight: Tensor) -> list[Term] | None:
+    """The terms that a weight has collected; none where it does not collect any."""
+    return getattr(weight, "terms", None)
+
+
+def taken(weight: Tensor) -> list[Term]:
+    """The terms that a weight has collected, which it forgets."""
+    terms = collected(weight) or []
+    found = list(terms)
+    terms.clear()
+    return found

@@ -1,0 +1,66 @@
+"""Recorded steps: what a GPU does for a training step, recorded once as a CUDA graph and replayed, so that Python is not waited for.
+
+A step can be recorded when its tensors have the same shapes each time, it changes its state in place, and it decides nothing on the host.
+"""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Recorded(Generic[T]):
+    graph: torch.cuda.CUDAGraph
+    read: Tensor
+    result: T
+
+
+class Recording(Generic[T]):
+    """Runs a step of one tensor: the first time of a kind as it is, which makes its state and kernels, from then on as a recording.
+
+    The result of a recorded step lies in memory that the next one overwrites.
+    """
+
+    def __init__(self, step: Callable[[Tensor], T]) -> None:
+        self._step = step
+        self._seen: set[Hashable] = set()
+        self._recorded: dict[Hashable, _Recorded[T]] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, x: Tensor, kind: Hashable) -> T:
+        """One step. Steps of one `kind` do the same on tensors of the same shapes."""
+        kind = (kind, x.shape, x.dtype)
+        if kind not in self._seen:
+            self._seen.add(kind)
+            return self._step(x)
+        if kind not in self._recorded:
+            self._recorded[kind] = self._record(x)
+        found = self._recorded[kind]
+        found.read.copy_(x)
+        found.graph.replay()
+        return found.result
+
+    def _record(self, x: Tensor) -> _Recorded[T]:
+        graph, read = torch.cuda.CUDAGraph(), x.clone()
+        with torch.cuda.graph(graph, pool=self._pool):
+            result = self._step(read)
+        return _Recorded(graph, read, result)
+
+
+class Told:
+    """What a GPU will tell about itself, asked without waiting."""
+
+    def __init__(self, number: Tensor) -> None:
+        self._number = number.to("cpu", non_blocking=True)
+        self._there = torch.cuda.Event()
+        self._there.record()
+
+    def read(self) -> float:
+        """The number; waits for it, if it is not there yet."""
+        self._there.synchronize()
+        return float(self._number)

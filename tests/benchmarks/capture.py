@@ -1,0 +1,323 @@
+"""Speed of activations: the model's own forward, capture, reading back and training fed by the model, in one run.
+
+    python tests/benchmarks/capture.py --model PATH --tokens TOKENS.npz.xz [--device cuda] [--folder FOLDER] [--seconds 4]
+
+`TOKENS` is what `quality/text.py` writes. Prints a JSON line a measurement, and a table at the end. Everything is sized by
+`--seconds`, about which each measurement takes; what is written into the folder is deleted at the end.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent / "quality"))
+from rows import Text
+
+from saelab.activations import forward
+from saelab.activations.base import Chunk
+from saelab.activations.buffer import BufferConfig, RingBuffer
+from saelab.activations.capture import CaptureConfig, capture, capture_in_memory
+from saelab.activations.disk import DiskStore, StorePlan, StoreWriter, shard_file
+from saelab.activations.shuffle import batches
+from saelab.activations.stream import SubjectStore
+from saelab.corpus import Corpus, DocumentInfo, TokenPolicy
+from saelab.saes.topk import TopK
+from saelab.subject import Subject, SubjectConfig
+from saelab.training import TrainConfig, Trainer
+
+SHAPES = {"cuda": ((64, 128), (64, 512), (256, 256)), "cpu": ((32, 128), (8, 512))}
+"""Windows and tokens in each, of one forward pass."""
+BATCH, D_SAE, K = 4096, 9216, 32
+ROWS: list[dict[str, object]] = []
+
+
+def note(what: str, **facts: object) -> None:
+    """One measurement."""
+    ROWS.append({"what": what, **facts})
+    print(json.dumps(ROWS[-1]), flush=True)
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """How long a piece of work takes until the device is done with it."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    began = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - began
+
+
+def corpus_of(text: Text, context: int, num_tokens: int) -> Corpus:
+    """The text's documents, up to a number of tokens, in windows of another length."""
+    last = int(np.searchsorted(np.cumsum(text.length), num_tokens)) + 1
+    document = text.document[:last]
+    firsts = np.flatnonzero(np.diff(document, prepend=-1))
+    offsets = np.append(text.begin[firsts], text.begin[last - 1] + text.length[last - 1])
+    infos = [DocumentInfo(key=str(i), domain="text", split="explain", held_out=number % 20 == 0) for number, i in enumerate(firsts)]
+    return Corpus(TokenPolicy(context=context), infos, text.tokens[: offsets[-1]].astype(np.int32), offsets.astype(np.int64))
+
+
+class Stop(Exception):
+    """Ends a plain forward pass."""
+
+
+def plain_forward(subject: Subject, layer: int) -> Callable[[Tensor], None]:
+    """The model alone up to the end of a layer, as one would write it."""
+    block = subject.model.model.layers[layer]
+
+    def stop(*_: object) -> None:
+        raise Stop
+
+    def run(tokens: Tensor) -> None:
+        handle = block.register_forward_hook(stop)
+        with suppress(Stop), torch.inference_mode():
+            subject.model(input_ids=tokens, use_cache=False)
+        handle.remove()
+
+    return run
+
+
+def bench_forward(subject: Subject, layer: int, text: Text, limit: float) -> dict[int, float]:
+    """Tokens a second of the model alone at each shape, by context, and of the same passes through compiled blocks."""
+    plain, hook, found = plain_forward(subject, layer), f"blocks.{layer}.hook_resid_post", {}
+    ways: dict[str, Callable[[Tensor], object]] = {"plain": plain}
+    if subject.device.type == "cuda":
+        ways["compiled"] = lambda tokens: subject.activations(tokens, [hook], compiled=True)
+    for windows, context in SHAPES[subject.device.type]:
+        tokens = torch.from_numpy(text.tokens[: windows * context].astype(np.int64)).view(windows, context).to(subject.device)
+        for name, run in ways.items():
+            first = seconds(lambda: run(tokens), subject.device)  # noqa: B023 - called at once
+            times = max(1, min(50, int(limit / seconds(lambda: run(tokens), subject.device))))  # noqa: B023
+            rate = times * tokens.numel() / seconds(lambda: [run(tokens) for _ in range(times)], subject.device)  # noqa: B023
+            note(f"forward, {name}, {windows}x{context}", tokens_per_second=rate, first_seconds=first)
+            if name == "plain":
+                found[context] = rate
+    return found
+
+
+def bench_capture(subject: Subject, hook: str, text: Text, folder: Path, own: dict[int, float], limit: float) -> None:
+    """Tokens a second from windows to memory and to disk."""
+    for compiled in (False, True) if subject.device.type == "cuda" else (False,):
+        with patch.object(forward, "worth_compiling", lambda *_, worth=compiled: worth):
+            for windows, context in SHAPES[subject.device.type]:
+                corpus = corpus_of(text, context, int(own[context] * limit * (1 + compiled)))
+                tokens = int(corpus.window_length.sum())
+                config = CaptureConfig(hooks=(hook,), batch_tokens=windows * context)
+                capture_in_memory(subject, corpus_of(text, context, windows * context), config)  # warm
+                for where in ("memory", "disk"):
+                    shutil.rmtree(folder / "store", ignore_errors=True)
+                    work = {
+                        "memory": lambda: capture_in_memory(subject, corpus, config),  # noqa: B023 - called at once
+                        "disk": lambda: capture(subject, corpus, config, lambda name: folder / "store" / name),  # noqa: B023
+                    }[where]
+                    corpus.window_rows, corpus.sha256  # noqa: B018 - read once for all that is done with a corpus
+                    rate = tokens / seconds(work, subject.device)
+                    name = f"capture to {where}, {'compiled' if compiled else 'eager'}, {windows}x{context}"
+                    note(name, tokens_per_second=rate, of_own_forward=rate / own[context], tokens=tokens)
+
+
+def written_store(folder: Path, num_shards: int, d_in: int) -> DiskStore:
+    """A store of random rows, written as capture writes it."""
+    plan = StorePlan(subject="random", hook="random", dtype="bfloat16", policy=TokenPolicy(), max_norm=None, corpus="", shard_windows=256)
+    writer = StoreWriter(folder, plan)
+    window = torch.arange(256).repeat_interleave(127)
+    chunk = Chunk(x=torch.randn(len(window), d_in).bfloat16(), window=window, position=torch.arange(1, 128).repeat(256))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: writer.write(number, chunk, window < 25), range(num_shards)))
+    return writer.finish(num_shards)
+
+
+def bench_disk(folder: Path, device: torch.device, d_in: int, limit: float) -> None:
+    """The disk's own speed, and that of writing a store and of reading it back in random order."""
+    num_shards = 64 if device.type == "cuda" else 24
+    spent = seconds(lambda: written_store(folder, num_shards, d_in), device)
+    files = sorted(folder.glob("*.safetensors"))
+    size = sum(file.stat().st_size for file in files)
+    note("disk: a store written", bytes_per_second=size / spent, rows_per_second=size / spent / d_in / 2)
+    content = files[0].read_bytes()
+
+    def write() -> None:
+        for number in range(len(files)):
+            with (folder / f"raw{number}").open("wb", buffering=0) as raw:
+                raw.write(content)
+                os.fsync(raw.fileno())
+
+    note("disk: plain write and flush", bytes_per_second=len(files) * len(content) / seconds(write, device))
+    for number in range(len(files)):
+        (folder / f"raw{number}").unlink()
+
+    def read() -> None:
+        held = bytearray(2**22)
+        for file in files:
+            with file.open("rb", buffering=0) as opened:
+                while opened.readinto(held):
+                    pass
+
+    forget(files)
+    note("disk: plain read, cold", bytes_per_second=size / seconds(read, device))
+    note("disk: plain read, cached", bytes_per_second=size / seconds(read, device))
+    bench_shuffled(folder, device, limit)
+
+
+def bench_shuffled(folder: Path, device: torch.device, limit: float) -> None:
+    """Rows a second of a store in random order, beside copies of them as they lie."""
+    store = DiskStore(folder)
+    held = torch.empty(max(store.chunk_rows()), store.d_in, dtype=store.part(0)[0].dtype)
+    copied = seconds(lambda: [held[: len(x)].copy_(x) for x in (store.part(i)[0] for i in range(len(store.chunk_rows())))], device)
+    note("disk: plain copy of the map, first with checksums", rows_per_second=store.num_rows / copied)
+    for name, cold, opened in (
+        ("first read, cold", True, DiskStore(folder)),
+        ("first read, cached", False, DiskStore(folder)),
+        ("later reads", False, store),
+    ):
+        if cold:
+            forget([shard_file(folder, number) for number in range(len(store.chunk_rows()))])
+        steps = max(1, store.need_rows(False) // BATCH)
+        got = batches(opened, BATCH, 0, steps=steps if "first" in name else None, device=device)
+        began, rows = time.perf_counter(), 0
+        for x in got:
+            rows += len(x)
+            if time.perf_counter() - began > limit:
+                break
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        passed = time.perf_counter() - began
+        note(f"shuffled batches, {name}", rows_per_second=rows / passed, bytes_per_second=2 * store.d_in * rows / passed)
+        got.close()
+
+
+def forget(files: list[Path]) -> None:
+    """Asks the system to drop files from its cache."""
+    for file in files:
+        with file.open("rb") as opened:
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def bench_fed(subject: Subject, hook: str, text: Text, own: float, limit: float, num_saes: int) -> None:
+    """Training straight from the model: what forward and steps take alone, and together."""
+    device = subject.device
+    corpus = corpus_of(text, 128, int(max(2**15, min(own * limit * 4, 2**23))))
+    config = BufferConfig(rows=2**18 if device.type == "cuda" else 2 * BATCH, shard_windows=256 if device.type == "cuda" else 16)
+    store = SubjectStore(subject, corpus, config, (hook,), device=device)
+    buffer = RingBuffer(store, config.rows, BATCH, 0)
+    trainers = [Trainer(TopK(store.d_in, TopK.Config(d_sae=D_SAE, k=K)).to(device), training(device, i)) for i in range(num_saes)]
+    coming = buffer(0)
+    x = next(coming)
+    for trainer in trainers:
+        trainer.initialise(x)
+
+    def train(x: Tensor) -> None:
+        for trainer in trainers:
+            trainer.step(x)
+
+    train(next(coming))
+    few = 40 if device.type == "cuda" else 2
+    step = seconds(lambda: [train(x) for _ in range(few)], device) / few
+    batch = seconds(lambda: list(islice(coming, few)), device) / few
+    steps = max(few, int(limit / (step + batch)))
+
+    def fed() -> None:
+        for x in islice(coming, steps):
+            train(x)
+
+    facts: dict[str, object] = {"step_ms": 1e3 * step, "forward_ms": 1e3 * batch, "saes": num_saes}
+    if device.type == "cuda":
+        facts |= timeline(lambda: [train(x) for x in islice(coming, 40)])
+    together = seconds(fed, device) / steps
+    facts |= {"fed_ms": 1e3 * together, "over_the_sum": together / (step + batch), "tokens_per_second": num_saes * BATCH / together}
+    note(f"training {num_saes} SAEs fed by the model", **facts)
+
+
+def training(device: torch.device, seed: int) -> TrainConfig:
+    """The settings of the quality page."""
+    return TrainConfig(steps=10**6, precision="bf16" if device.type == "cuda" else "fp32", seed=seed)
+
+
+def timeline(work: Callable[[], object]) -> dict[str, object]:
+    """Share of the time in which a GPU did nothing, and of each stream's work, overall and in twenty parts of the time."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        work()
+        torch.cuda.synchronize()
+    spans = [
+        (event.start_ns(), event.start_ns() + event.duration_ns(), event.device_resource_id())
+        for event in profile.profiler.kineto_results.events()
+        if event.device_type() == torch.autograd.DeviceType.CUDA and "Sync" not in event.name()
+    ]
+    edges = np.linspace(min(span[0] for span in spans), max(span[1] for span in spans), 401)
+
+    def busy(chosen: list[tuple[int, int, int]]) -> np.ndarray:
+        """Share of each of 400 stretches of time that is covered."""
+        covered, end = np.zeros(len(edges) - 1), edges[0]
+        for begin, stop, _ in sorted(chosen):
+            covered += np.clip(np.minimum(stop, edges[1:]) - np.maximum(max(begin, end), edges[:-1]), 0, None)
+            end = max(end, stop)
+        return covered / np.diff(edges)
+
+    streams = {stream: busy([span for span in spans if span[2] == stream]) for stream in {span[2] for span in spans}}
+    every = busy(spans)
+    return {
+        "gpu_idle": 1 - float(every.mean()),
+        "streams": {stream: round(float(covered.mean()), 3) for stream, covered in streams.items()},
+        "timeline": {stream: covered.reshape(20, -1).mean(1).round(2).tolist() for stream, covered in streams.items()},
+        "longest_idle_ms": float(np.diff(edges)[0] / 1e6 * max_run(every < 0.05)),
+    }
+
+
+def max_run(flags: np.ndarray) -> int:
+    """Length of the longest run of true."""
+    runs: Iterator[str] = iter("".join("1" if flag else "0" for flag in flags).split("0"))
+    return max(map(len, runs))
+
+
+def table() -> None:
+    """What was measured, as Markdown."""
+    print("\n| what | a second | |\n| --- | ---: | --- |")
+    for row in ROWS:
+        rates = {name: float(str(rate)) for name, rate in row.items() if name.endswith("per_second")}
+        text = ", ".join(f"{rate / 1e6:,.4g}M {name.removesuffix('_per_second')}" for name, rate in rates.items())
+        others = {name: item for name, item in row.items() if name not in rates and name not in ("what", "timeline")}
+        shown = ", ".join(f"{name} {item:.3g}" if isinstance(item, float) else f"{name} {item}" for name, item in others.items())
+        print(f"| {row['what']} | {text} | {shown} |")
+
+
+def main() -> None:
+    """Measures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="a Hugging Face directory")
+    parser.add_argument("--tokens", required=True, type=Path, help="the windows of quality/text.py")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument("--dtype", default="bfloat16", help="number format of the model")
+    parser.add_argument("--layer", type=int, default=14, help="the layer whose output is captured")
+    parser.add_argument("--folder", type=Path, help="where the store is written; the system's folder for temporary files without it")
+    parser.add_argument("--seconds", type=float, default=4.0, help="seconds that one measurement takes, roughly")
+    parser.add_argument("--saes", type=int, nargs="*", default=[1, 8], help="how many SAEs are trained from one pass")
+    given = parser.parse_args()
+    subject = Subject.load(SubjectConfig(model=given.model, dtype=given.dtype, device=given.device))
+    text, hook = Text.read(given.tokens), f"blocks.{given.layer}.hook_resid_post"
+    machine = torch.cuda.get_device_name() if subject.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    note("machine", name=machine, torch=torch.__version__, dtype=given.dtype)
+    own = bench_forward(subject, given.layer, text, given.seconds)
+    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        bench_capture(subject, hook, text, Path(folder), own, given.seconds)
+        bench_disk(Path(folder) / "random", subject.device, subject.d_model, given.seconds)
+    for num_saes in given.saes:
+        bench_fed(subject, hook, text, own[128], given.seconds, num_saes)
+    table()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Compiled blocks: the same activations, and which blocks are compiled."""
+
+from functools import partial
+
+import pytest
+import torch
+from tiny import make_subject
+from torch._dynamo.exc import BackendCompilerFailed
+
+from saelab import compiled
+from saelab.compiled import CompiledBlocks, worth_compiling
+from saelab.errors import Invalid
+from saelab.sites import find_blocks
+
+POST = "blocks.1.hook_resid_post"
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch):
+    """Compiling without the last step, which would take a minute here: what is traced is run operator by operator."""
+    monkeypatch.setattr(compiled.torch, "compile", partial(torch.compile, backend="eager"))
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
+def test_compiled_blocks_give_the_same_activations_at_any_shape_from_one_program(traced: None, name: str):
+    subject = make_subject(name)
+    torch._dynamo.utils.counters.clear()
+    for shape in ((3, 10), (5, 17), (4, 32)):
+        tokens = torch.randint(2, 50, shape)
+        for hooks in ([POST], [POST, "blocks.1.hook_mlp_out", "blocks.0.hook_update"]):
+            plain, fast = subject.activations(tokens, hooks), subject.activations(tokens, hooks, compiled=True)
+            for hook in hooks:
+                torch.testing.assert_close(fast[hook], plain[hook], atol=1e-5, rtol=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert all("forward" not in vars(block) for block in find_blocks(subject.model))
+
+
+def test_a_block_that_is_read_inside_runs_as_it_is(monkeypatch: pytest.MonkeyPatch):
+    subject = make_subject("llama")
+    monkeypatch.setattr(compiled.torch, "compile", lambda forward, dynamic: forward)
+    blocks = find_blocks(subject.model)
+    for hooks, inside in (
+        ([POST], []),
+        (["blocks.0.hook_resid_pre", "blocks.2.attn.hook_z"], [2]),
+        (["blocks.1.hook_resid_mid", POST], [1]),
+    ):
+        with CompiledBlocks(blocks).running(hooks):
+            assert [number for number, block in enumerate(blocks) if "forward" not in vars(block)] == inside
+
+
+def test_compiling_pays_for_many_tokens_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compiled, "find_spec", lambda name: name)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [worth_compiling(device, tokens) for device in (cpu, gpu) for tokens in (1000, 10**9)] == [False, False, False, True]
+    monkeypatch.setattr(compiled, "find_spec", lambda name: None)
+    assert not worth_compiling(gpu, 10**9)
+
+
+def test_a_failure_to_compile_says_how_to_do_without():
+    def broken(*_: object) -> None:
+        raise RuntimeError("no compiler")
+
+    blocks = CompiledBlocks([])
+    with pytest.raises(Invalid, match=r"cannot be compiled here: .*no compiler.*TORCH_COMPILE_DISABLE=1"), blocks.running([POST]):
+        raise BackendCompilerFailed(broken, RuntimeError("no compiler"), None)
