@@ -4,45 +4,33 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NoReturn
 
-import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from saelab import recipes, stages
-from saelab.activations.buffer import BufferConfig
 from saelab.activations.capture import CaptureConfig
-from saelab.activations.vectors import VECTORS, Vectors
 from saelab.analyses.quality import EvaluateConfig
-from saelab.choices import Labels, Sae, Scores, Texts
+from saelab.arguments import Command, parsed
+from saelab.choices import Texts
 from saelab.console import ERR, OUT
 from saelab.devices import keep_freed_memory
 from saelab.distributed.job import joined
 from saelab.errors import Invalid, SaelabError, unknown
 from saelab.exchange import Export, Import
-from saelab.features.collect import CollectConfig
-from saelab.feeds import Reads, TrainStage, check_hooks
-from saelab.grid import Sweep
+from saelab.findings import Collect, DocumentVectors, FindFirings
 from saelab.lab import Lab
-from saelab.labellers.rules import Rules
+from saelab.labelling import Controls, LabelFeatures, ScoreLabels
+from saelab.meaning import EmbedLabels
 from saelab.progress import shown
+from saelab.questions import Analyse
 from saelab.records import Estimate, Intervention, Quality, SteerRequest, Unit
 from saelab.run import Run, open_run, read_saved
-from saelab.saes.topk import TopK
-from saelab.scorers.rule_detection import RuleDetection
 from saelab.steering import steer
 from saelab.texts.bundled import Bundled
-from saelab.training import TrainConfig
+from saelab.trainings import Fit, Sweep, Train
 from saelab.values import value
-
-
-class Command(Protocol):
-    """A command: its fields are its flags."""
-
-    def __call__(self) -> None:
-        """Does it."""
 
 
 @value
@@ -76,72 +64,6 @@ class Capture:
 
 
 @value
-class Train:
-    """Trains a dictionary. Reads and captures first, where the run has not yet."""
-
-    run: Positional[Path]
-    """The run's folder; made if it is not there."""
-    model: str | None = None
-    """The model, where the run has not been read yet: a Hugging Face directory, a GGUF file, a hub id or a bundled name."""
-    hook: str | None = None
-    """Where the dictionary reads; none for the residual stream after the middle block."""
-    target_hook: str | None = None
-    """Where a transcoder writes."""
-    beside: tuple[str, ...] = ()
-    """Further hooks: a crosscoder reads and writes them side by side with `--hook`; any other dictionary needs `--pooled`."""
-    pooled: bool = False
-    """Train one dictionary on the rows of `--hook` and of the hooks beside it."""
-    concept: tuple[str, ...] = ()
-    """Domains whose documents carry the concept that SCAR is taught."""
-    source: str | None = None
-    """The dictionary's name; none for one made of layer, hook and architecture."""
-    epochs: float | None = None
-    """Passes over the training activations; none for `--train.steps` optimiser steps."""
-    train: TrainConfig = TrainConfig()
-    """The trainer."""
-    stream: bool = False
-    """Train straight from the model, without captured activations on disk."""
-    buffer: BufferConfig = BufferConfig()
-    """The buffer between model and training, with `--stream`."""
-    vectors: str | None = None
-    """Train on the vectors of this file (.npy, .safetensors, .parquet), without model and text."""
-    tensor: str | None = None
-    """Name of the tensor or column in it, where it holds more than one."""
-    device: str = "auto"
-    """Where it is trained: `cpu`, `cuda`, ...; `auto` takes a GPU if there is one."""
-    shards: int = 1
-    """Of the processes that torchrun started, how many divide the features of the dictionary among themselves; 1: each holds all of them.
-    The rows of a batch are divided among the groups of so many processes. docs/scaling.md says what suits when."""
-    texts: Texts | None = None
-    """Where the documents come from, where the run has not been read yet; none for the bundled corpus."""
-    sae: Sae = TopK.Config()
-    """The architecture."""
-
-    def __call__(self) -> None:
-        """Does it."""
-        run, kind = Run(self.run), stages.architecture_of(self.sae)
-        config = TrainStage(
-            hook=VECTORS if self.vectors else self.hook or "",
-            source=self.source or "",
-            target_hook=self.target_hook,
-            beside=self.beside,
-            pooled=self.pooled,
-            concept=self.concept,
-            epochs=self.epochs,
-            train=self.train,
-            device=self.device,
-            stream=self.buffer if self.stream else None,
-            vectors=Vectors(file=self.vectors, tensor=self.tensor) if self.vectors else None,
-        )
-        check_hooks(config, kind)
-        others = Reads.of(config).hooks[1:]
-        hook = VECTORS if self.vectors else recipes.prepared(run, self.model, self.texts, self.hook, others, captured=not self.stream)
-        source = self.source or stages.source_name(hook, f"pooled-{kind.architecture}" if self.pooled else kind.architecture)
-        stages.train(run, replace(config, hook=hook, source=source), self.sae, self.shards)
-        OUT.print(f"{run.path / 'dictionaries' / source}")
-
-
-@value
 class Evaluate:
     """Measures a dictionary on held-out documents."""
 
@@ -158,54 +80,6 @@ class Evaluate:
         stages.evaluate(run, self.config, self.source)
         file = run.find_source(self.source).path / "quality.json"
         _show_quality(read_saved(Quality, file))
-
-
-@value
-class Collect:
-    """Collects statistics and examples of every feature in one pass."""
-
-    run: Positional[Path]
-    """The run's folder."""
-    source: str | None = None
-    """The dictionary; not needed where the run has only one."""
-    config: OmitArgPrefixes[CollectConfig] = CollectConfig()
-    """What is kept."""
-
-    def __call__(self) -> None:
-        """Does it."""
-        stages.collect(open_run(self.run), self.config, self.source)
-
-
-@value
-class LabelFeatures:
-    """Gives every feature a label."""
-
-    run: Positional[Path]
-    """The run's folder."""
-    source: str | None = None
-    """The dictionary; not needed where the run has only one."""
-    labeller: Labels = Rules()
-    """Who labels."""
-
-    def __call__(self) -> None:
-        """Does it."""
-        stages.label(open_run(self.run), self.labeller, self.source)
-
-
-@value
-class ScoreLabels:
-    """Scores the labels on held-out documents."""
-
-    run: Positional[Path]
-    """The run's folder."""
-    source: str | None = None
-    """The dictionary; not needed where the run has only one."""
-    scorer: Scores = RuleDetection()
-    """Who scores."""
-
-    def __call__(self) -> None:
-        """Does it."""
-        stages.score(open_run(self.run), self.scorer, self.source)
 
 
 @value
@@ -226,6 +100,8 @@ class Steer:
     """How strengths are read: multiples of each feature's largest activation, or bare activations."""
     source: str | None = None
     """The dictionary; not needed where the run has only one."""
+    hook: str | None = None
+    """Where the features of a pooled dictionary are read and written; none for where they were collected."""
     chat: bool = False
     """Put the prompt through the model's chat template."""
     max_tokens: int = 60
@@ -254,7 +130,7 @@ class Steer:
             temperature=self.temperature,
             seed=self.seed,
         )
-        found = steer(Lab(open_run(self.run), self.source), request)
+        found = steer(Lab(open_run(self.run), self.source, self.hook), request)
         OUT.print("base", style="bold")
         OUT.print(found.base, markup=False)
         OUT.print("steered", style="bold")
@@ -279,16 +155,24 @@ class Make:
         recipes.make(run, recipes.RECIPES[self.recipe]())
 
 
+_LEADS = os.environ.get("RANK", "0") == "0"
+"""Whether this process speaks: torchrun starts several of a job."""
 COMMANDS: dict[str, type[Command]] = {
     "read": Read,
     "capture": Capture,
     "train": Train,
     "sweep": Sweep,
+    "fit": Fit,
     "import": Import,
     "evaluate": Evaluate,
     "collect": Collect,
+    "firings": FindFirings,
+    "vectors": DocumentVectors,
     "label": LabelFeatures,
     "score": ScoreLabels,
+    "embed": EmbedLabels,
+    "controls": Controls,
+    "analyse": Analyse,
     "steer": Steer,
     "export": Export,
     "make": Make,
@@ -297,27 +181,28 @@ COMMANDS: dict[str, type[Command]] = {
 
 
 def main(commands: Mapping[str, type[Command]], args: Sequence[str] | None = None) -> None:
-    """Runs the command that the arguments name. A user's error ends it with one paragraph and exit code 1."""
+    """Runs the command that the arguments name. A user's error ends it with one paragraph: exit code 2 for words that make no command."""
     keep_freed_memory()
     try:
-        command = tyro.extras.subcommand_cli_from_dict(
-            dict(commands),
-            prog="saelab",
-            args=args,
-            description="From text to features to steered text.",
-            console_outputs=os.environ.get("RANK", "0") == "0",  # torchrun starts this many times: help is shown once
-        )
+        command = parsed(commands, sys.argv[1:] if args is None else args, shown=_LEADS)
+    except SaelabError as error:
+        _end(error, 2)
+    try:
         with joined() as job, shown() if job.leads else nullcontext():
             if not isinstance(command, (Capture, Train, Sweep)):
                 job.need_alone()
             OUT.quiet = not job.leads
             command()
     except SaelabError as error:
-        ERR.print(f"saelab: {error}", style="red", markup=False)
-        sys.exit(1)
+        _end(error, 1)
     except KeyboardInterrupt:
         ERR.print("\nStopped. The same command goes on where it was.")
         sys.exit(130)
+
+
+def _end(error: SaelabError, code: int) -> NoReturn:
+    ERR.print(f"saelab: {error}", style="red", markup=False)
+    sys.exit(code)
 
 
 def _show_quality(quality: Quality) -> None:

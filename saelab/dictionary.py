@@ -36,8 +36,8 @@ WEIGHTS_FILE = "sae_weights.safetensors"
 """Tensors of a saved dictionary."""
 _SAELENS = "6.54.12"
 Places = Literal["hook", "target", "hooks", "labelled"]
-"""On what a dictionary is trained: one hook's activations; those with another hook's as target; those of several hooks side by side; or
-one hook's with the label of a concept behind."""
+"""On what a dictionary is trained or fitted: one hook's activations; those with another hook's as target; those of several hooks side by
+side; or one hook's with the label of a concept behind."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,10 @@ class Dictionary(nn.Module, ABC):
     """The name under which the class is registered."""
     layout: ClassVar[str]
     """The SAELens architecture whose file layout it is saved in."""
+    Config: ClassVar[type[Any]]
+    """The value class of its settings: what a trainable one is made from, or what `fit` of a baseline takes beside activations."""
+    places: ClassVar[Places] = "hook"
+    """On what it is trained or fitted."""
     bias_is_read: ClassVar[bool] = True
     """Whether the decoder's bias is taken off what is read; not in a transcoder, which writes something else."""
     d_in: int
@@ -172,12 +176,8 @@ class Losses:
 class Trainable(Dictionary):
     """Abstract: a dictionary that learns by gradient descent. It is made by `cls(d_in, config)`."""
 
-    Config: ClassVar[type[Any]]
-    """The value class of its settings."""
     config: Any
     """Its settings, a `Config`."""
-    places: ClassVar[Places] = "hook"
-    """On what it is trained."""
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
     """Adam's decay rates that suit the architecture."""
     recordable: ClassVar[bool] = False

@@ -2,6 +2,7 @@
 
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,12 +11,14 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from saelab import stages
 from saelab.activations.disk import DiskStore
+from saelab.activations.vectors import VECTORS
 from saelab.console import OUT
 from saelab.corpus import Corpus
-from saelab.dictionary import Dictionary, Trainable, save_dictionary
+from saelab.dictionary import Dictionary, save_dictionary
 from saelab.errors import Conflict, Invalid
 from saelab.feeds import provenance_of
-from saelab.interop.base import Foreign, find_foreign, write_foreign
+from saelab.foreign import FORMATS, export_features, format_of, import_features
+from saelab.interop.base import Foreign, Origin, find_foreign, write_foreign
 from saelab.interop.hub import download
 from saelab.lab import Lab, run_subject, stored
 from saelab.run import Run, open_run
@@ -45,6 +48,8 @@ class ImportConfig:
 def import_dictionary(run: Run, path: Path, config: ImportConfig) -> None:
     """A dictionary of another library in `dictionaries/<source>/`, as if it had been trained there; its hooks are captured if need be.
 
+    One that saelab saved keeps what is known of its activations: the model that it was trained on, its windows, its limits.
+
     Raises `Invalid` where its files do not say the hooks or it does not fit the run's activations, `Conflict` where it was made for another
     model or other windows, and what `find_foreign` raises.
     """
@@ -54,18 +59,22 @@ def import_dictionary(run: Run, path: Path, config: ImportConfig) -> None:
         return
     began = time.monotonic()
     foreign = find_foreign(download(config.repo, str(path), config.revision) if config.repo else path)
-    hook = _hook(run, foreign, config)
-    dictionary = foreign.dictionary()
-    target = _target(foreign, config, dictionary)
-    widths = {hook: dictionary.d_in, **({} if target is None else {target: dictionary.d_out})}
-    for name, width in widths.items():
-        _check_width(run, name, width, "reads" if name == hook else "writes")
-    stages.capture_hooks(run, tuple(widths))
-    dictionary.locate(provenance_of(run.need("read").facts["model"], stored(run, tuple(widths)), hook, target))
+    if foreign.origin.hook == VECTORS:
+        foreign = replace(foreign, origin=Origin())  # the rows of a file were not this subject's activations, nor any other's
+    dictionary, known = foreign.dictionary(), foreign.origin.provenance
+    hook, target = _hook(run, foreign, config), _target(foreign, config, dictionary)
+    beside, pooled = (known.beside, known.pooled) if known else ((), False)
+    hooks = (hook, *([target] if target else []), *beside)
+    for name, width in zip(hooks, _widths(dictionary, len(hooks)), strict=True):
+        _check_width(run, name, width, "writes" if name == target else "reads")
+    stages.capture_hooks(run, hooks)
+    model = run.need("read").facts["model"]
+    here = provenance_of(model, stored(run, hooks, pooled), hook, target, beside, pooled)
+    dictionary.locate(here if known is None else replace(known, hook=hook, target_hook=target))
     save_dictionary(dictionary, folder.path)
     facts = {
         "architecture": dictionary.architecture,
-        "model": run.need("read").facts["model"],
+        "model": model,
         "hook": hook,
         "d_in": dictionary.d_in,
         "d_sae": dictionary.d_sae,
@@ -109,7 +118,7 @@ def _hook(run: Run, foreign: Foreign, config: ImportConfig) -> str:
 
 def _target(foreign: Foreign, config: ImportConfig, dictionary: Dictionary) -> str | None:
     """Where a transcoder writes; none for any other dictionary."""
-    if not (isinstance(dictionary, Trainable) and dictionary.places == "target"):
+    if dictionary.places != "target":
         if config.target_hook is not None:
             raise Invalid(f"{foreign.file.parent} holds a {dictionary.architecture}, which writes where it reads: leave --target-hook out.")
         return None
@@ -117,6 +126,13 @@ def _target(foreign: Foreign, config: ImportConfig, dictionary: Dictionary) -> s
     if target is None:
         raise Invalid(f"{foreign.file.parent} does not say where the transcoder writes. Name it: --target-hook blocks.14.hook_mlp_out")
     return target
+
+
+def _widths(dictionary: Dictionary, num_hooks: int) -> tuple[int, ...]:
+    """Width of the activations of each hook."""
+    if dictionary.places == "target":
+        return dictionary.d_in, dictionary.d_out
+    return dictionary.widths * (num_hooks // len(dictionary.widths))  # pooled hooks are alike
 
 
 def _plain(model: str) -> str:
@@ -140,10 +156,10 @@ def _check_width(run: Run, hook: str, wanted: int, does: Literal["reads", "write
 
 @value
 class Import:
-    """Takes a dictionary of another library into a run."""
+    """Takes a dictionary of another library into a run, or features and labels of Neuronpedia or delphi."""
 
     path: Positional[Path]
-    """Folder or file of the dictionary; with --repo, its path in the repository."""
+    """Folder or file of the dictionary, or folder of the features; with --repo, the path in the repository."""
     run: Positional[Path]
     """The run's folder; its corpus has been read."""
     config: OmitArgPrefixes[ImportConfig]
@@ -152,24 +168,28 @@ class Import:
     def __call__(self) -> None:
         """Does it."""
         run = open_run(self.run)
-        import_dictionary(run, self.path, self.config)
+        if self.config.repo is None and format_of(self.path):
+            import_features(run, self.path, self.config.source, self.config.hook)
+        else:
+            import_dictionary(run, self.path, self.config)
         OUT.print(f"{run.source(self.config.source).path}")
 
 
 @value
 class Export:
-    """Writes a dictionary of a run for another library."""
+    """Writes a dictionary of a run for another library, or its features for Neuronpedia or delphi."""
 
     run: Positional[Path]
     """The run's folder."""
     folder: Positional[Path]
     """Where it is written: a new folder."""
-    format: Literal["saelens", "sparsify", "dictionary_learning"] = "saelens"
-    """The library that shall read it."""
+    format: Literal["saelens", "sparsify", "dictionary_learning", "neuronpedia", "delphi"] = "saelens"
+    """Who shall read it."""
     source: str | None = None
     """The dictionary; not needed where the run has only one."""
 
     def __call__(self) -> None:
         """Does it."""
-        export_dictionary(open_run(self.run), self.source, self.folder, self.format)
+        export = export_features if self.format in FORMATS else export_dictionary
+        export(open_run(self.run), self.source, self.folder, self.format)
         OUT.print(f"{self.folder}")

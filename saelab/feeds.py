@@ -1,20 +1,22 @@
-"""What trainings read: the hooks of a training, and the activations and evaluations that those on the same hooks share."""
+"""What dictionaries are made from: the hooks of a training or fit, and what those on the same hooks share."""
 
 from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from saelab.activations.base import ActivationStore
 from saelab.activations.buffer import BufferConfig, RingBuffer
 from saelab.activations.labelled import LabelledStore, LabelledStream
-from saelab.activations.shuffle import Shuffled
+from saelab.activations.shuffle import Shuffled, first_rows
 from saelab.activations.stream import SubjectStore
 from saelab.activations.vectors import VECTORS, Vectors, VectorStore
 from saelab.analyses.checkup import Checkup
 from saelab.corpus import Corpus
-from saelab.dictionary import Trainable
+from saelab.dictionary import Dictionary
 from saelab.errors import Invalid
 from saelab.lab import run_subject, stored
 from saelab.provenance import Provenance
@@ -25,21 +27,15 @@ from saelab.values import value
 
 
 @value
-class TrainStage:
-    """Which activations a dictionary is trained on, and how."""
+class Reading:
+    """Which activations a dictionary is made from."""
 
     hook: str
     """Where it reads, in TransformerLens names, such as `blocks.14.hook_resid_post`."""
     source: str
     """The dictionary's name in the run, such as `14-res-topk`."""
-    epochs: float | None = None
-    """Passes over the training activations; none for `train.steps` optimiser steps."""
     order: int = 0
     """Seed of the order in which the activations come."""
-    train: TrainConfig = TrainConfig()
-    """The trainer's own settings."""
-    device: str = "auto"
-    """Where it is trained: `cpu`, `cuda`, ...; `auto` takes a GPU if there is one."""
     stream: BufferConfig | None = None
     """Train straight from the subject through such a buffer, without captured activations; none to train on those of `capture`."""
     target_hook: str | None = None
@@ -51,7 +47,19 @@ class TrainStage:
     vectors: Vectors | None = None
     """Train on vectors from a file, without subject and text; `hook` is then `vectors`."""
     concept: tuple[str, ...] = ()
-    """Domains whose documents carry the concept that SCAR is taught; documents of the others do not."""
+    """Domains whose documents carry the concept that is taught; documents of the others do not."""
+
+
+@value
+class TrainStage(Reading):
+    """Which activations a dictionary is trained on, and how."""
+
+    epochs: float | None = None
+    """Passes over the training activations; none for `train.steps` optimiser steps."""
+    train: TrainConfig = TrainConfig()
+    """The trainer's own settings."""
+    device: str = "auto"
+    """Where it is trained: `cpu`, `cuda`, ...; `auto` takes a GPU if there is one."""
 
 
 class Reads(NamedTuple):
@@ -73,7 +81,7 @@ class Reads(NamedTuple):
     """Domains whose rows have the label of the concept."""
 
     @classmethod
-    def of(cls, config: TrainStage) -> "Reads":
+    def of(cls, config: Reading) -> "Reads":
         """What a training reads."""
         return cls(config.hook, config.target_hook, config.beside, config.pooled, config.stream, config.vectors, config.concept)
 
@@ -83,7 +91,7 @@ class Reads(NamedTuple):
         return (self.hook, *([self.target_hook] if self.target_hook else []), *self.beside)
 
 
-def check_hooks(config: TrainStage, kind: type[Trainable]) -> None:
+def check_hooks(config: Reading, kind: type[Dictionary]) -> None:
     """Refuses hooks that do not suit the architecture. Raises `Invalid`."""
     hooks, name = Reads.of(config).hooks, kind.architecture
     if len(set(hooks)) < len(hooks):
@@ -158,13 +166,20 @@ class Feed:
     def _checkup(self) -> Checkup:
         return Checkup(self.store) if self.reads.vectors else Checkup(self.store, self.subject, self.corpus)
 
+    def sample(self, num_rows: int, order: int) -> Float[Tensor, "row width"]:
+        """Training rows in random order, at most so many, each with the label of the concept behind it where there is one."""
+        return first_rows(self._labelled, num_rows, order)
+
+    @property
+    def _labelled(self) -> ActivationStore:
+        return LabelledStore(self.store, self.corpus, self.reads.concept) if self.reads.concept else self.store
+
     def _batches(self, size: int, order: int, device: torch.device) -> Batches:
         if self.reads.stream is not None:
             assert isinstance(self.store, SubjectStore), "a stream comes from a subject"
             stream = LabelledStream(self.store, self.corpus, self.reads.concept) if self.reads.concept else self.store
             return RingBuffer(stream, self.reads.stream.rows, size, order)
-        store = LabelledStore(self.store, self.corpus, self.reads.concept) if self.reads.concept else self.store
-        return Shuffled(store, size, order, None if self.reads.vectors else self.corpus, device)
+        return Shuffled(self._labelled, size, order, None if self.reads.vectors else self.corpus, device)
 
 
 def provenance_of(

@@ -1,4 +1,4 @@
-"""Plotly figures of records: a training run, feature densities, a histogram, the quality of a dictionary.
+"""Plotly figures of records: a training run, feature densities, a histogram, the quality of a dictionary, the charts of a report.
 
 Each function takes records and gives a `plotly.graph_objects.Figure`; notebooks show it, the server sends it as JSON, the dashboard draws
 that JSON. Backgrounds are transparent and text is a mid grey, so that one figure reads on light and dark pages. Colours are those of Okabe
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from saelab.records import Histogram, LogRow, Quality
+from saelab.reports import Chart, Series
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#888888"
 """The colours in the order in which they are used; grey is for controls."""
@@ -107,6 +108,29 @@ def quality(report: Quality) -> go.Figure:
         right = {"title": {"text": panels[1][0]}, "anchor": "x2", **axis}
         figure.update_layout(xaxis2={"domain": [0.56, 1.0], "anchor": "y2"}, yaxis2=right)
     return figure
+
+
+def chart(data: Chart) -> go.Figure:
+    """A chart of a report: bars or lines with their 95 % intervals, controls in grey."""
+    figure = _figure(data.title, data.x, data.y)
+    for number, series in enumerate(data.series):
+        colour = GREY if series.name.startswith("control") else _colour(number)
+        shown = {"x": list(series.x), "y": list(series.y), "name": series.name, "error_y": _whiskers(series)}
+        if data.kind == "bar":
+            figure.add_bar(**shown, marker={"color": colour})
+        else:
+            figure.add_scatter(**shown, mode="lines+markers", line={"color": colour, "width": 2})
+    return figure
+
+
+def _whiskers(series: Series) -> dict[str, object] | None:
+    """The intervals around the points, as distances."""
+    if not series.low:
+        return None
+    ends = list(zip(series.y, series.low, series.high, strict=True))
+    up = [max(0.0, high - y) if y is not None and high is not None else 0.0 for y, _, high in ends]
+    down = [max(0.0, y - low) if y is not None and low is not None else 0.0 for y, low, _ in ends]
+    return {"type": "data", "array": up, "arrayminus": down, "symmetric": False, "color": GREY, "thickness": 1}
 
 
 def _colour(number: int) -> str:

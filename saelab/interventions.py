@@ -44,10 +44,12 @@ def feature_edit(dictionary: Dictionary, interventions: Sequence[Intervention], 
 def feature_edits(dictionary: Dictionary, interventions: Sequence[Intervention], max_acts: Mapping[int, float]) -> Edits:
     """The edits that some interventions make, by hook, in the order of the forward pass.
 
-    A transcoder's features are read at its hook, where nothing is changed, and written at its target hook. A crosscoder writes each hook's
-    part of a direction there; what reads a feature is refused, since the last hook it is read from comes after the first that it writes.
+    A transcoder's features are read at its hook, where nothing is changed, and written at its target hook. A crosscoder adds each hook's
+    part of a direction there. Its features are known only at the last of its hooks, so that what reads one changes the activation there
+    alone, by the last part of its direction; what the feature has done on the way to that hook stays done.
 
-    Arguments and errors are those of `feature_edit`; also raises `Invalid` for what a crosscoder cannot do.
+    Arguments and errors are those of `feature_edit`; also raises `Invalid` for a crosscoder that shall add and read at once: it would read
+    what it has changed.
     """
     origin = dictionary.provenance
     assert origin is not None, "a dictionary of a run knows its hook"
@@ -55,13 +57,15 @@ def feature_edits(dictionary: Dictionary, interventions: Sequence[Intervention],
         return _edits_across(dictionary, origin.hook, origin.target_hook, _change(dictionary, interventions, max_acts))
     if len(origin.row_hooks) == 1:
         return {origin.hook: feature_edit(dictionary, interventions, max_acts)}
-    reading = sorted({item.op for item in interventions if item.op != "add"})
-    if reading:
+    change, reading = _change(dictionary, interventions, max_acts), sorted({item.op for item in interventions} - {"add"})
+    if not reading:
+        return _edits_at_each(dictionary, origin.limits(), change)
+    if len(reading) < len({item.op for item in interventions}):
         raise Invalid(
-            f"A dictionary of several hooks ({', '.join(origin.row_hooks)}) cannot {' or '.join(reading)}: a feature is known only "
-            "after the last hook, when the first is past. Use the op `add`."
+            f"A dictionary of several hooks ({', '.join(origin.row_hooks)}) adds at all of them, and {' and '.join(reading)} would "
+            "then read changed activations at the last. Ask for the two one after the other."
         )
-    return _edits_at_each(dictionary, origin.limits(), _change(dictionary, interventions, max_acts))
+    return _edits_at_last(dictionary, origin.row_hooks, change)
 
 
 def _edits_across(dictionary: Dictionary, hook: str, target: str, change: Callable[[Tensor], Tensor]) -> Edits:
@@ -78,6 +82,24 @@ def _edits_across(dictionary: Dictionary, hook: str, target: str, change: Callab
         return _add(x, change(source), mask & dictionary.ordinary(source))
 
     return {hook: watch, target: edit}
+
+
+def _edits_at_last(dictionary: Dictionary, hooks: Sequence[str], change: Callable[[Tensor], Tensor]) -> Edits:
+    read: dict[str, Tensor] = {}
+    parts = {hook: place for place, hook in enumerate(hooks)}
+
+    def edit_of(hook: str) -> Edit:
+        def edit(x: Float[Tensor, "window pos d"], mask: Bool[Tensor, "window pos"]) -> Float[Tensor, "window pos d"]:
+            read[hook] = x
+            if len(read) < len(hooks):
+                return x
+            rows = torch.cat([read.pop(name) for name in hooks], dim=-1)
+            delta = change(rows).split(dictionary.widths, dim=-1)[parts[hook]]
+            return _add(x, delta, mask & dictionary.ordinary(rows))
+
+        return edit
+
+    return {hook: edit_of(hook) for hook in hooks}
 
 
 def _edits_at_each(dictionary: Dictionary, limits: Mapping[str, float | None], change: Callable[[Tensor], Tensor]) -> Edits:

@@ -20,6 +20,7 @@ from saelab.activations.vectors import Vectors, VectorStore
 from saelab.corpus import Corpus, TokenPolicy
 from saelab.dictionary import Dictionary, load_dictionary
 from saelab.errors import Invalid
+from saelab.features.database import store_place
 from saelab.features.store import FeatureStore
 from saelab.provenance import Provenance
 from saelab.records import FeatureActivation, TokenActivations
@@ -75,14 +76,16 @@ class Lab:
     Arguments:
     - `run`: the run, or its folder.
     - `source`: the dictionary's name; not needed where the run has only one.
+    - `hook`: where a pooled dictionary is looked at; none for where its features were collected, or else its first hook.
 
     Raises `NotFound` with what there is.
     """
 
-    def __init__(self, run: Run | Path | str, source: str | None = None) -> None:
+    def __init__(self, run: Run | Path | str, source: str | None = None, hook: str | None = None) -> None:
         self.run = run if isinstance(run, Run) else open_run(Path(run))
         self.folder: Stages = self.run.find_source(source)
         self.source = self.folder.path.name
+        self._hook = hook
 
     @cached_property
     def vectors(self) -> Vectors | None:
@@ -122,9 +125,14 @@ class Lab:
 
     @cached_property
     def dictionary(self) -> Dictionary:
-        """The dictionary, trained."""
+        """The dictionary, trained. Raises `NotFound` or `Invalid` for a hook that it cannot be looked at."""
+        collected = self.folder.manifest("collect")
         self.folder.need("train")
-        return load_dictionary(self.folder.path).eval().requires_grad_(False)
+        dictionary = load_dictionary(self.folder.path)
+        hook = self._hook or (collected.config.get("hook") if collected else None)
+        if hook is not None and dictionary.provenance is not None:
+            dictionary.provenance = dictionary.provenance.at(hook)
+        return dictionary.eval().requires_grad_(False)
 
     @property
     def origin(self) -> Provenance:
@@ -134,7 +142,7 @@ class Lab:
 
     @property
     def hook(self) -> str:
-        """Where the dictionary reads; the first of several hooks."""
+        """Where the dictionary reads; the first of several hooks, of pooled ones that at which it is looked at."""
         return self.origin.hook
 
     def rows(self, tokens: Int[Tensor, "window pos"]) -> Float[Tensor, "window pos width"]:
@@ -169,7 +177,7 @@ class Lab:
     def features(self) -> FeatureStore:
         """The collected features."""
         self.folder.need("collect")
-        return FeatureStore(self.folder.path / "features.db")
+        return FeatureStore(store_place(self.folder.path))
 
     def max_acts(self, features: Sequence[int]) -> dict[int, float]:
         """Largest activation of some features on the corpus. Raises `NotFound` for one that does not exist."""

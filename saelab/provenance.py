@@ -1,5 +1,8 @@
 """Where a dictionary's activations come from."""
 
+from dataclasses import replace
+
+from saelab.errors import Invalid, unknown
 from saelab.policy import TokenKind
 from saelab.values import value
 
@@ -47,6 +50,17 @@ class Provenance:
     def written_hooks(self) -> tuple[str, ...]:
         """Hooks whose activations it writes, side by side."""
         return self.row_hooks if self.target_hook is None else (self.target_hook,)
+
+    def at(self, hook: str) -> "Provenance":
+        """The same, looked at where another of its pooled hooks is. Raises `NotFound` or `Invalid` for a hook that is none of them."""
+        if hook == self.hook:
+            return self
+        if not self.pooled:
+            raise Invalid(f"The dictionary reads {', '.join(self.hooks)}; only a pooled one can be looked at elsewhere.")
+        if hook not in self.hooks:
+            raise unknown("hook of the dictionary", hook, self.hooks)
+        beside, limits = tuple(other for other in self.hooks if other != hook), self.limits()
+        return replace(self, hook=hook, beside=beside, max_norm=limits.get(hook), other_norms=tuple(map(limits.get, beside)))
 
     def limits(self) -> dict[str, float | None]:
         """For each hook the norm above which an activation is massive."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from saelab import stages
+from saelab import labels, stages
 from saelab.activations.capture import CaptureConfig
 from saelab.analyses.quality import EvaluateConfig
 from saelab.distributed.job import current
@@ -83,8 +83,8 @@ def make(run: Run, recipe: Recipe) -> None:
     stages.train(run, recipe.train, recipe.sae)
     stages.evaluate(run, recipe.evaluate, source)
     stages.collect(run, recipe.collect, source)
-    stages.label(run, recipe.labeller, source)
-    stages.score(run, recipe.scorer, source)
+    labels.label(run, recipe.labeller, source)
+    labels.score(run, recipe.scorer, source)
 
 
 def prepared(

@@ -67,7 +67,7 @@ class Score:
     n: int = 0
     """Windows it was scored on."""
     null: float | None = None
-    """The same score with the labels of other features (a shuffled-label null), mean."""
+    """What luck gives: the mean of the same score with labels of other features, or another null that the scorer names."""
     lift: float | None = None
     """`value` minus `null`."""
     lift_low: float | None = None
@@ -80,6 +80,12 @@ class Score:
     """Why there is no number; none where there is one."""
     seed: int = 0
     """Seed of the sampling."""
+    failures: float = 0.0
+    """Share of the answers of a model that could not be read; each counts as wrong."""
+    model: str = ""
+    """Model that the score was made with: one behind an endpoint, an embedder, a subject; empty where there was none."""
+    prompt: str = ""
+    """Hash of the prompt that the model was given; empty where there was none."""
     made_by: str = ""
     """The scorer's own configuration, as JSON."""
 
@@ -95,11 +101,15 @@ class Label:
     output_clause: str = ""
     """Which tokens the feature promotes; empty where the logit lens shows nothing clear."""
     labeller: str
-    """Registered name of the labeller, such as `rules`."""
+    """Who made it: the registered name of a labeller, such as `rules`, or the author of an imported label."""
     predicate: str = ""
     """The executable rule behind the input clause, as JSON; empty where there is none."""
     found: bool = True
     """False where the labeller says that it found no simple rule."""
+    model: str = ""
+    """Model that wrote it: one behind an endpoint; empty where there was none."""
+    prompt: str = ""
+    """Hash of the prompt that the model was given; empty where there was none."""
     made_by: str = ""
     """The labeller's own configuration, as JSON."""
     scores: tuple[Score, ...] = ()
@@ -166,12 +176,12 @@ class TokenValue:
 
 @value
 class Neighbour:
-    """Another feature of the same dictionary whose decoder direction is close."""
+    """Another feature of the same dictionary that is close: by its decoder direction, its encoder direction, or by when it fires."""
 
     index: int
     """The other feature."""
-    cosine: float
-    """Cosine of the two decoder directions."""
+    similarity: float
+    """Cosine of the two directions; for features that fire together, segments in which both fire over segments in which either does."""
     label: str | None = None
     """The other feature's label."""
 
@@ -214,6 +224,8 @@ class Feature:
     """Who it is."""
     label: Label | None
     """Its label with scores."""
+    scores: tuple[Score, ...] = ()
+    """Scores of the feature itself, which need no label: how well a label could do at all."""
     density: Estimate
     """Share of tokens on which it fires."""
     max: float
@@ -240,6 +252,16 @@ class Feature:
     """Index of the feature before this one."""
     next: int | None
     """Index of the feature after this one."""
+
+
+@value
+class FeatureMap:
+    """Where the features of a dictionary lie on a plane: those with close decoder directions lie close."""
+
+    x: tuple[float, ...]
+    """Place of each feature from left to right; empty where no map was made."""
+    y: tuple[float, ...]
+    """Place of each feature from bottom to top."""
 
 
 @value
@@ -343,12 +365,14 @@ class RunSummary:
 
 @value
 class SearchHit:
-    """A feature found by the words of its label or its tokens."""
+    """A feature found by the words of its label or its tokens, or by the meaning of its label."""
 
     id: FeatureId
     """Which feature."""
     row: FeatureRow
     """What the table shows of it."""
+    similarity: float | None = None
+    """Cosine of the label's meaning and that of the words asked for; none in a search by words."""
 
 
 @value

@@ -4,7 +4,7 @@
       read.json      corpus/                          token windows
       capture.json   activations/<hook>/              one store a hook
       dictionaries/<source>/                          cfg.json, sae_weights.safetensors, log.jsonl
-        train.json evaluate.json collect.json label.json score.json   quality.json  features.db
+        train.json evaluate.json collect.json label.json score.json controls.json   quality.json  features.db  controls/
 
 A stage writes its manifest `<stage>.json` last, in one atomic step: the file's existence means that the stage is done. A changed config
 is refused with the name of the field, never silently mixed with old results.
@@ -27,10 +27,16 @@ from saelab.values import from_json, to_dict, to_json, value
 T = TypeVar("T")
 
 RunStage = Literal["read", "capture"]
-SourceStage = Literal["train", "evaluate", "collect", "label", "score"]
+SourceStage = Literal["train", "evaluate", "collect", "label", "score", "controls"]
 RUN_STAGES: tuple[str, ...] = get_args(RunStage)
 SOURCE_STAGES: tuple[str, ...] = get_args(SourceStage)
-_LATER = {"read": ("capture",), "train": ("evaluate", "collect", "label", "score"), "collect": ("label", "score"), "label": ("score",)}
+_LATER = {
+    "read": ("capture",),
+    "train": ("evaluate", "collect", "label", "score", "controls"),
+    "collect": ("label", "score", "controls"),
+    "label": ("score", "controls"),
+    "score": ("controls",),
+}
 FORMAT = 1
 
 
@@ -139,14 +145,29 @@ class Stages:
         found = self.manifest(stage)
         if found is None:
             return False
-        changed = differences(found.config, to_dict(config))
+        self._refuse(stage, differences(found.config, to_dict(config)))
+        return True
+
+    def _refuse(self, stage: str, changed: list[str]) -> None:
         if changed:
             lines = "\n".join(f"  {line}" for line in changed)
             raise Conflict(
                 f"{self.path} already holds the stage {stage!r}, made with another config:\n{lines}\n"
                 f"Use another run folder, or delete {self.path / (stage + '.json')} and what it describes to make it anew."
             )
+
+    def part_done(self, stage: str, part: str, config: object) -> bool:
+        """The same for a stage that several parts may do, each with its config under its name: whether this one has."""
+        found = self.manifest(stage)
+        if found is None or part not in found.config:
+            return False
+        self._refuse(stage, differences(found.config[part], to_dict(config), part))
         return True
+
+    def finish_part(self, stage: str, part: str, config: object, facts: dict[str, Any], began: float) -> Manifest:
+        """Writes the manifest of a stage that several parts may do; what the others left in it stays."""
+        found = self.manifest(stage)
+        return self.finish(stage, {**(found.config if found else {}), part: to_dict(config)}, facts, began)
 
     def finish(self, stage: str, config: object, facts: dict[str, Any], began: float) -> Manifest:
         """Writes the stage's manifest, the last act of a stage. `began` is a `time.monotonic()`.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -23,22 +23,21 @@ from saelab.analyses.quality import EvaluateConfig
 from saelab.analyses.quality import evaluate as measure_quality
 from saelab.corpus import Corpus, read_corpus
 from saelab.devices import usable
-from saelab.dictionary import DICTIONARIES, Trainable
+from saelab.dictionary import DICTIONARIES, Dictionary, Trainable
 from saelab.distributed.job import current
 from saelab.distributed.ranks import ALONE, Ranks, ranks_of
 from saelab.errors import Conflict, Invalid
-from saelab.features.collect import CollectConfig, forget
-from saelab.features.collect import collect as collect_features
-from saelab.features.geometry import LogitLens, logit_lens, neighbours
-from saelab.features.write import write_features
-from saelab.feeds import Feed, Reads, TrainStage, check_hooks
+from saelab.features.collect import CollectConfig, Collected, Part, Reader, collect_together, forget
+from saelab.features.database import put_store_place
+from saelab.features.geometry import LogitLens, encoder_rows, firing_neighbours, logit_lens, neighbours
+from saelab.features.layout import lay_out
+from saelab.features.write import Geometry, write_features
+from saelab.feeds import Feed, Reading, Reads, TrainStage, check_hooks
 from saelab.lab import Lab, load_subject, run_subject, widths_of
-from saelab.labellers.base import LABELLERS, Labeller, label_features
 from saelab.policy import TokenKind, TokenPolicy
 from saelab.progress import note
-from saelab.registry import Registry
+from saelab.readings import readings
 from saelab.run import Run, Stages, differences, write_atomically
-from saelab.scorers.base import SCORERS, Scorer, score_features
 from saelab.subject import Subject, SubjectConfig
 from saelab.sweep import Member, fit
 from saelab.texts.base import TEXTS, TextSource
@@ -46,6 +45,7 @@ from saelab.training import Trainer
 from saelab.values import from_dict, to_dict, to_json, value
 from saelab.weights import slug
 
+_Kind = TypeVar("_Kind", bound=Dictionary)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -70,7 +70,7 @@ class ReadConfig:
 
 def read(run: Run, config: ReadConfig, texts: TextSource) -> None:
     """Text to token windows in `corpus/`."""
-    described = {**to_dict(config), "texts": _described(TEXTS, texts)}
+    described = {**to_dict(config), "texts": {"kind": TEXTS.name_of(type(texts)), **to_dict(texts)}}
     if run.done("read", described):
         return
     began = time.monotonic()
@@ -179,9 +179,9 @@ def _train(run: Run, jobs: Sequence[tuple[TrainStage, Any]], ranks: Ranks, mine:
     fit([_member(run, config, sae, feeds(Reads.of(config)), ranks) for config, sae in left])
 
 
-def training_config(config: TrainStage, sae: object) -> dict[str, Any]:
+def training_config(config: Reading, sae: object) -> dict[str, Any]:
     """What the manifest of a training says of its config."""
-    return {**to_dict(config), "sae": {"kind": architecture_of(sae).architecture, **to_dict(sae)}}
+    return {**to_dict(config), "sae": {"kind": architecture_of(sae, Dictionary).architecture, **to_dict(sae)}}
 
 
 def _member(run: Run, config: TrainStage, sae: Any, feed: Feed, ranks: Ranks) -> Member:  # noqa: ANN401 - as in train
@@ -218,37 +218,62 @@ def _member(run: Run, config: TrainStage, sae: Any, feed: Feed, ranks: Ranks) ->
 
 
 def evaluate(run: Run, config: EvaluateConfig, source: str | None = None) -> None:
-    """The dictionary's quality on held-out documents, in `quality.json`."""
-    lab = Lab(run, source)
-    if lab.folder.done("evaluate", config):
+    """The dictionary's quality on held-out documents, in `quality.json`; of a pooled one at its first hook, wherever it was collected."""
+    folder = run.find_source(source)
+    if folder.done("evaluate", config):
         return
+    lab = Lab(run, source, folder.need("train").facts["hook"])
     began = time.monotonic()
     quality = measure_quality(lab, config)
     write_atomically(lab.folder.path / "quality.json", to_json(quality))
     lab.folder.finish("evaluate", config, {"fvu": quality.fvu.value, "l0": quality.l0.value, **_models(lab)}, began)
 
 
-def collect(run: Run, config: CollectConfig, source: str | None = None) -> None:
-    """Statistics, examples and geometry of every feature, in `features.db`."""
-    lab = Lab(run, source)
-    if lab.folder.done("collect", config):
+def collect(
+    run: Run,
+    config: CollectConfig,
+    sources: str | Sequence[str] | None = None,
+    *,
+    hook: str | None = None,
+    store: str | None = None,
+    part: Part | None = None,
+) -> None:
+    """Statistics, examples and geometry of every feature; of several dictionaries in one pass.
+
+    They come into `features.db`, or into the PostgreSQL database of the URL `store`. A pooled dictionary is looked at where `hook` says, or
+    else at its first hook. A `part` collects its share of the activations alone, for the pass that later puts all parts together. Raises
+    `NotFound` or `Invalid` for a hook that is none of the dictionary's.
+    """
+    names = [sources] if sources is None or isinstance(sources, str) else list(dict.fromkeys(sources)) or [None]
+    labs = [lab for lab in (Lab(run, name, hook) for name in names) if not lab.folder.done("collect", _collecting(lab, config))]
+    if not labs:
         return
-    began, folder = time.monotonic(), lab.folder.path
-    chunks = (replace(chunk, x=chunk.x[:, : lab.dictionary.d_in]) for chunk in lab.store.chunks())  # without a target behind it
-    collected = collect_features(lab.dictionary, chunks, lab.corpus, config, folder)
-    directions = lab.dictionary.directions
-    write_features(
-        folder / "features.db",
-        lab.subject.name,
-        lab.source,
-        collected,
-        lab.subject.vocabulary,
-        neighbours(directions),
-        _lens(lab, directions[:, -lab.dictionary.widths[-1] :]),  # of several hooks the last, nearest to the logits
-    )
-    num_tokens = collected.statistics.num_tokens
-    forget(folder)
-    lab.folder.finish("collect", config, {"num_tokens": num_tokens, "num_features": lab.dictionary.d_sae, **_models(lab)}, began)
+    began = time.monotonic()
+    readers = [Reader(lab.dictionary, chunks, lab.folder.path) for lab, chunks in zip(labs, readings(labs), strict=True)]
+    found = collect_together(readers, labs[0].corpus, config, part)
+    if part is None:
+        for lab, collected in zip(labs, found, strict=True):
+            lab.dictionary.cpu()
+            where = put_store_place(lab.folder.path, store, f"{run.name}/{lab.source}")
+            write_features(where, lab.subject.name, lab.source, collected, lab.subject.vocabulary, _geometry(lab, collected))
+            forget(lab.folder.path)
+            facts = {"num_tokens": collected.statistics.num_tokens, "num_features": lab.dictionary.d_sae, **_models(lab)}
+            lab.folder.finish("collect", _collecting(lab, config), facts, began)
+
+
+def _collecting(lab: Lab, config: CollectConfig) -> dict[str, Any]:
+    """What the manifest of a pass says of its config: of a pooled dictionary also where it was looked at."""
+    return {**to_dict(config), "hook": lab.hook} if lab.origin.pooled else to_dict(config)
+
+
+def _geometry(lab: Lab, collected: Collected) -> Geometry:
+    """How the features lie to each other: by their directions, by the segments of the pool in which they fire, on a map."""
+    directions, encoder, pool = lab.dictionary.directions, encoder_rows(lab.dictionary), collected.pool
+    found = {"decoder": neighbours(directions), "firing": firing_neighbours(pool.feature, pool.member, collected.d_sae)}
+    if encoder is not None:
+        found["encoder"] = neighbours(encoder)
+    lens = _lens(lab, directions[:, -lab.dictionary.widths[-1] :])  # of several hooks the last, nearest to the logits
+    return Geometry(found, lens, lay_out(directions, found["decoder"]))
 
 
 def _models(lab: Lab) -> dict[str, str]:
@@ -262,34 +287,18 @@ def _lens(lab: Lab, directions: Float[Tensor, "feature d"]) -> LogitLens | None:
     return logit_lens(directions, lab.subject.unembed) if directions.shape[1] == lab.subject.d_model else None
 
 
-def label(run: Run, labeller: Labeller, source: str | None = None) -> None:
-    """A label for every feature, in `features.db`."""
-    lab, described = Lab(run, source), _described(LABELLERS, labeller)
-    if lab.folder.done("label", described):
-        return
-    began = time.monotonic()
-    label_features(lab.features, labeller)
-    lab.folder.finish("label", described, {"num_labelled": lab.features.num_labelled()}, began)
-
-
-def score(run: Run, scorer: Scorer, source: str | None = None) -> None:
-    """Held-out scores of every label, in `features.db`."""
-    lab, described = Lab(run, source), _described(SCORERS, scorer)
-    labels = lab.folder.need("label")
-    if lab.folder.done("score", described):
-        return
-    began = time.monotonic()
-    num = score_features(lab.features, scorer, labels.config["kind"])
-    lab.folder.finish("score", described, {"num_scored": num}, began)
-
-
-def architecture_of(sae: object) -> type[Trainable]:
+def architecture_of(config: object, among: type[_Kind] = Trainable) -> type[_Kind]:
     """The dictionary class whose config this is."""
     for name in DICTIONARIES:
         kind = DICTIONARIES[name]
-        if issubclass(kind, Trainable) and type(sae) is kind.Config:
+        if issubclass(kind, among) and type(config) is kind.Config:
             return kind
-    raise AssertionError(f"{type(sae).__name__} is no dictionary's config")
+    raise AssertionError(f"{type(config).__name__} is no dictionary's config")
+
+
+def usual_source(config: Reading, kind: type[Dictionary]) -> str:
+    """The name of a dictionary that was given none."""
+    return source_name(config.hook, f"pooled-{kind.architecture}" if config.pooled else kind.architecture)
 
 
 def source_name(hook: str, architecture: str) -> str:
@@ -305,8 +314,3 @@ def source_name(hook: str, architecture: str) -> str:
         "hook_attn_out": "att",
     }
     return f"{layer}-{short.get(place, re.sub('[._]', '-', place.replace('hook_', '')))}-{architecture}".lstrip("-")
-
-
-def _described(registry: Registry[Any], item: object) -> dict[str, Any]:
-    """A registered part as JSON: its name beside its fields."""
-    return {"kind": registry.name_of(type(item)), **to_dict(item)}

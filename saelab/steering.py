@@ -63,7 +63,7 @@ def stream_steer(lab: Lab, request: SteerRequest) -> Iterator[SteerToken | Compl
         dose=dose,
         kl=kl,
         interventions=request.interventions,
-        hook=lab.origin.written_hooks[0],
+        hook=_in_order(subject, edits)[-1],
         num_tokens=len(steered.ids),
         seconds=round(time.monotonic() - began, 3),
     )
@@ -88,6 +88,11 @@ def check_request(request: SteerRequest) -> None:
         raise Invalid("A strength is not a finite number. Give an ordinary one, such as 4.")
     if not request.interventions:
         raise Invalid("There is no intervention. Give at least one feature to change; a strength of 0 changes nothing.")
+
+
+def _in_order(subject: Subject, edits: Edits) -> list[str]:
+    """The hooks of edits in the order of the forward pass."""
+    return [hook for hook in subject.hooks() if hook in edits]
 
 
 class _Text:
@@ -117,7 +122,7 @@ def _read_back(lab: Lab, edits: Edits, ids: list[int], editable: list[bool], num
     mask: Bool[Tensor, "1 pos"] = torch.tensor([editable], device=subject.device)
     changed = mask & lab.dictionary.ordinary(lab.rows(tokens)[..., : lab.dictionary.d_in])
     plain_x = subject.activations(tokens, list(edits))
-    edited_x = {hook: edit(plain_x[hook], mask) for hook, edit in edits.items()}
+    edited_x = {hook: edits[hook](plain_x[hook], mask) for hook in _in_order(subject, edits)}
     before, after = (torch.cat([found[hook].float() for hook in written], dim=-1) for found in (plain_x, edited_x))
     size = (after - before).norm(dim=-1) / before.norm(dim=-1)
     dose = float(size[changed].mean()) if changed.any() else 0.0

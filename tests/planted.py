@@ -9,7 +9,7 @@ from saelab.dictionary import Codes, Dictionary
 from saelab.features.collect import CollectConfig, Collected, collect
 from saelab.features.geometry import LogitLens, Neighbours
 from saelab.features.store import FeatureStore
-from saelab.features.write import write_features
+from saelab.features.write import Geometry, write_features
 
 LAW = (" court", "Court", " judge", " appeal", " lawyer", " trial")
 NUMBERS = tuple(f" {n}" for n in range(1900, 1920))
@@ -96,7 +96,17 @@ CORPUS = planted_corpus()
 DOCUMENT_IS_LAW = [bool(document % 5 == 0) for document in CORPUS.window_document]
 
 
-def chunks(windows=None, corpus: Corpus = CORPUS, size: int = 40) -> list[Chunk]:
+class Chunks(list):
+    """Chunks as a store gives them."""
+
+    def chunk_rows(self):
+        return tuple(len(chunk.x) for chunk in self)
+
+    def chunk(self, number):
+        return self[number]
+
+
+def chunks(windows=None, corpus: Corpus = CORPUS, size: int = 40) -> Chunks:
     """Activations of some windows, `size` windows a chunk."""
     numbers = list(range(len(corpus.window_length))) if windows is None else list(windows)
     made = []
@@ -110,10 +120,10 @@ def chunks(windows=None, corpus: Corpus = CORPUS, size: int = 40) -> list[Chunk]
             window += [number] * (len(tokens) - 1)
             position += range(1, len(tokens))
         made.append(Chunk(x=torch.tensor(np.concatenate(rows)).float(), window=torch.tensor(window), position=torch.tensor(position)))
-    return made
+    return Chunks(made)
 
 
-CONFIG = CollectConfig(top=8, explain=20, select=8, score=20, width=16, before=8, pool=600, batch=2000, checkpoint=5000)
+CONFIG = CollectConfig(top=8, explain=20, select=8, score=20, width=16, before=8, pool=600, batch=2000, checkpoint=0)
 
 
 def collected(config: CollectConfig = CONFIG) -> Collected:
@@ -124,10 +134,66 @@ def collected(config: CollectConfig = CONFIG) -> Collected:
 def store(path, config: CollectConfig = CONFIG) -> FeatureStore:
     """A feature store of the planted dictionary. Feature i's neighbours are i+1 and i+2; feature 0 promotes its first tokens."""
     numbers = np.arange(D_SAE)
-    near = Neighbours(index=np.stack([(numbers + 1) % D_SAE, (numbers + 2) % D_SAE], 1), cosine=np.full((D_SAE, 2), 0.5, np.float32))
+    near = Neighbours(index=np.stack([(numbers + 1) % D_SAE, (numbers + 2) % D_SAE], 1), similarity=np.full((D_SAE, 2), 0.5, np.float32))
     tokens = np.tile(np.arange(6, dtype=np.int32), (D_SAE, 1))
     values = np.tile(np.arange(6, 0, -1).astype(np.float32), (D_SAE, 1))
     kurtosis = np.where(numbers == COURT, 50.0, 0.0)
-    lens = LogitLens(top=tokens, top_values=values, bottom=tokens, bottom_values=-values, kurtosis=kurtosis, kurtosis_null=5.0)
-    write_features(path, "toy", "planted", collected(config), STRINGS, near, lens)
+    lens = LogitLens(
+        top=tokens, top_values=values, bottom=tokens, bottom_values=-values, kurtosis=kurtosis, skew=kurtosis, kurtosis_null=5.0
+    )
+    places = np.stack([np.cos(numbers), np.sin(numbers)], 1)
+    write_features(path, "toy", "planted", collected(config), STRINGS, Geometry({"decoder": near, "firing": near}, lens, places))
     return FeatureStore(path)
+
+
+def same(one: Collected, other: Collected) -> None:
+    """Two passes found the same, to the bit but for sums."""
+    for name in ("count", "max", "min", "histogram"):
+        np.testing.assert_array_equal(getattr(one.statistics, name), getattr(other.statistics, name))
+    np.testing.assert_allclose(one.statistics.total, other.statistics.total, rtol=1e-12)
+    np.testing.assert_allclose(one.statistics.squares, other.statistics.squares, rtol=1e-12)
+    np.testing.assert_array_equal(one.segments, other.segments)
+    assert one.statistics.num_tokens == other.statistics.num_tokens
+    assert one.kept.keys() == other.kept.keys()
+    for table, kept in one.kept.items():
+        for name in ("key", "segment", "peak", "levels"):
+            np.testing.assert_array_equal(getattr(kept, name), getattr(other.kept[table], name), err_msg=f"{table}.{name}")
+    for name in ("key", "segment", "peak"):
+        np.testing.assert_array_equal(getattr(one.tokens, name), getattr(other.tokens, name), err_msg=name)
+    for name in ("segments", "seen", "feature", "member", "peak"):
+        np.testing.assert_array_equal(getattr(one.pool, name), getattr(other.pool, name))
+
+
+class PlantedSubject:
+    """Repeats itself: tokens that were said are likelier. A change of its one activation speaks through `unembed`."""
+
+    name = "planted"
+    max_context = 512
+
+    def __init__(self) -> None:
+        self.vocabulary = list(STRINGS)
+        self.unembed = torch.randn(len(STRINGS), 4, generator=torch.Generator().manual_seed(1))
+        self.unembed[:6] = 3 * PlantedDictionary().directions[COURT]
+
+    def encode(self, text: str) -> list[int]:
+        folded = [token.strip().lower() for token in STRINGS]
+        return [folded.index(word) for word in text.lower().replace("“", " ").replace("”", " ").split() if word in folded]
+
+    def activations(self, tokens, hooks):
+        return {hook: torch.ones(*tokens.shape, 4) for hook in hooks}
+
+    def logits(self, tokens, edits=None, mask=None):
+        said = torch.nn.functional.one_hot(tokens, len(STRINGS)).cumsum(1).clamp(max=1) * 3.0
+        x = torch.zeros(*tokens.shape, 4)
+        for edit in (edits or {}).values():
+            x = edit(x, mask)
+        return said + x @ self.unembed.T
+
+
+class PlantedLab:
+    """What a scorer asks of a lab."""
+
+    subject = PlantedSubject()
+    policy = CORPUS.policy
+    dictionary = PlantedDictionary()
+    origin = type("Origin", (), {"written_hooks": ("hook",)})()

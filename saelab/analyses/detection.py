@@ -7,14 +7,12 @@ over tokens, each with its document's label, and over documents, each by its lar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
 
 from saelab.activations.labelled import carrying
+from saelab.analyses.ranking import auroc
 from saelab.lab import Lab
 from saelab.records import Estimate
-from saelab.scorers.metrics import document_weights, interval
 
-_DRAWS = 200
 _CONCEPT = 0
 """The feature that SCAR teaches the concept."""
 
@@ -36,34 +34,6 @@ def detection(lab: Lab, seed: int) -> dict[str, Estimate | None]:
     np.maximum.at(largest, of_token, z)
     carries = carrying(lab.corpus, lab.concept).numpy()[known]
     return {
-        "concept_auroc": _told(z, of_token, carries, seed),
-        "concept_document_auroc": _told(largest, np.arange(len(known)), carries, seed),
+        "concept_auroc": auroc(z, carries[of_token], of_token, seed),
+        "concept_document_auroc": auroc(largest, carries, np.arange(len(known)), seed),
     }
-
-
-def _told(
-    z: Float[np.ndarray, " item"], documents: Int[np.ndarray, " item"], carries: Bool[np.ndarray, " document"], seed: int
-) -> Estimate | None:
-    """How well a number tells the items of documents that carry a concept; none where all documents are of one kind."""
-    if carries.all() or not carries.any():
-        return None
-    order = np.argsort(z, kind="stable")
-    documents = documents[order]
-    ties = np.flatnonzero(np.diff(z[order], prepend=-np.inf))
-    value = _auroc(documents, ties, carries, np.ones(len(carries)))
-    draws = document_weights(np.arange(len(carries)), _DRAWS, np.random.default_rng(seed))
-    low, high = interval(np.array([_auroc(documents, ties, carries, weights) for weights in draws]))
-    return Estimate(value=value, low=low, high=high, n=len(carries))
-
-
-def _auroc(
-    documents: Int[np.ndarray, " item"],
-    ties: Int[np.ndarray, " level"],
-    carries: Bool[np.ndarray, " document"],
-    weights: Float[np.ndarray, " document"],
-) -> float:
-    """Area under the ROC curve of items in rising order, equal ones from each of `ties` on; NaN where one kind weighs nothing."""
-    positive, negative = (np.add.reduceat((weights * kind)[documents], ties) for kind in (carries, ~carries))
-    below = np.cumsum(negative) - negative / 2
-    total = positive.sum() * negative.sum()
-    return float((positive * below).sum() / total) if total else float("nan")

@@ -42,17 +42,24 @@ class Batch:
 
 
 @torch.inference_mode()
+def token_losses(
+    logits: Float[Tensor, "window pos vocab"], clean: Float[Tensor, "window pos vocab"], batch: Batch
+) -> list[tuple[Float[Tensor, " scored"], Float[Tensor, " scored"]]]:
+    """Cross-entropy, and KL from the clean prediction, at the scored positions of each window, in nats, float64."""
+    found: list[tuple[Tensor, Tensor]] = []
+    for row, scored in enumerate(batch.scored):
+        edited, plain = logits[row, :-1][scored].float(), clean[row, :-1][scored].float()
+        targets = batch.ids[row, 1:].to(edited.device)[scored]
+        level, base = edited.logsumexp(-1), plain.logsumexp(-1)
+        loss = level - edited.gather(-1, targets[:, None])[:, 0]
+        gap = (plain - edited).mul_((plain - base[:, None]).exp_()).sum(-1) - base + level
+        found.append((loss.double(), gap.double()))
+    return found
+
+
 def loss_sums(
     logits: Float[Tensor, "window pos vocab"], clean: Float[Tensor, "window pos vocab"], batch: Batch
 ) -> tuple[list[float], list[float]]:
     """Cross-entropy, and KL from the clean prediction, summed over the scored positions of each window, in nats."""
-    sums: tuple[list[float], list[float]] = [], []
-    for row, scored in enumerate(batch.scored):
-        found, plain = logits[row, :-1][scored].float(), clean[row, :-1][scored].float()
-        targets = batch.ids[row, 1:].to(found.device)[scored]
-        level, base = found.logsumexp(-1), plain.logsumexp(-1)
-        loss = level - found.gather(-1, targets[:, None])[:, 0]
-        gap = (plain - found).mul_((plain - base[:, None]).exp_()).sum(-1) - base + level
-        sums[0].append(float(loss.double().sum()))
-        sums[1].append(float(gap.double().sum()))
-    return sums
+    found = token_losses(logits, clean, batch)
+    return [float(loss.sum()) for loss, _ in found], [float(gap.sum()) for _, gap in found]

@@ -22,18 +22,17 @@ from saelab.activations.base import ActivationStore
 from saelab.activations.shuffle import first_rows
 from saelab.analyses.detection import detection
 from saelab.analyses.losses import Batch, loss_sums, some_windows
+from saelab.analyses.rows import documents_of
 from saelab.analyses.splices import Apply, Splice, constant, control, own, splice
 from saelab.baselines.pca import PCA
 from saelab.baselines.random import Random
+from saelab.dictionary import Dictionary
 from saelab.errors import Invalid
 from saelab.estimates import ratio, share
 from saelab.lab import Lab
 from saelab.progress import track
 from saelab.records import Estimate, Quality
 from saelab.values import value
-
-_STRETCHES = 1000
-"""Stretches of a file of bare vectors that intervals are resampled over, at most."""
 
 
 @value
@@ -59,20 +58,17 @@ def evaluate(lab: Lab, config: EvaluateConfig) -> Quality:
             raise Invalid(f"{name} is {getattr(config, name)}; it must be {least} or more.")
     sample = first_rows(lab.store, config.fit_rows, config.seed)
     target = sample[:, -lab.dictionary.d_out :]
-    mean, unit = target.mean(0), _units(lab, target)
+    mean, unit = target.mean(0), units(lab.dictionary, target)
     explained = _explained(lab, lab.store, own(lab.dictionary), mean, config.seed)
     k = max(1, min(round(explained.l0.value), lab.dictionary.d_out))
-    controls = {
-        "random": control(Random.fit(target / unit, d_sae=lab.dictionary.d_sae, k=k, seed=config.seed), unit),
-        "pca": control(PCA.fit(target / unit, k=k), unit),
-    }
-    firing, rows = _firing(lab, config.alive_rows)
+    controls = controls_for(lab.dictionary, target, unit, k, config.seed)
+    fired, rows = firing(lab, config.alive_rows)
     quality = Quality(
         fvu=explained.fvu,
         l0=explained.l0,
         hook_fvu=_at_each_hook(lab, explained, config),
-        dead=share(int((firing == 0).sum()), lab.dictionary.d_sae),
-        dense=share(int((firing > 0.1 * rows).sum()), lab.dictionary.d_sae),
+        dead=share(int((fired == 0).sum()), lab.dictionary.d_sae),
+        dense=share(int((fired > 0.1 * rows).sum()), lab.dictionary.d_sae),
         controls={name: _explained(lab, lab.store, found, mean, config.seed).fvu.value for name, found in controls.items()},
         control_ce_increase={},
     )
@@ -118,7 +114,7 @@ class _Explained:
 @torch.inference_mode()
 def _explained(lab: Lab, store: ActivationStore, apply: Apply, mean: Float[Tensor, " d_out"], seed: int) -> _Explained:
     """FVU and L0 on the held-out activations of a store."""
-    document, widths = _documents(lab), lab.dictionary.widths
+    document, widths = torch.from_numpy(documents_of(lab)), lab.dictionary.widths
     size = int(document.max()) + 1
     active, tokens = (torch.zeros(size, dtype=torch.float64) for _ in range(2))
     error, spread = (torch.zeros(size, len(widths), dtype=torch.float64) for _ in range(2))
@@ -141,9 +137,19 @@ def _explained(lab: Lab, store: ActivationStore, apply: Apply, mean: Float[Tenso
     return _Explained(ratio(parts[0], parts[1], seen, seed), ratio(parts[2], parts[3], seen, seed), by_hook)
 
 
-def _units(lab: Lab, target: Float[Tensor, "row d_out"]) -> Float[Tensor, " d_out"]:
+def controls_for(
+    dictionary: Dictionary, target: Float[Tensor, "row d_out"], unit: Float[Tensor, " d_out"], k: int, seed: int
+) -> dict[str, Apply]:
+    """What random directions and principal components write with k active features a row, fitted on a sample of the target."""
+    return {
+        "random": control(Random.fit(target / unit, d_sae=dictionary.d_sae, k=k, seed=seed), unit),
+        "pca": control(PCA.fit(target / unit, k=k), unit),
+    }
+
+
+def units(dictionary: Dictionary, target: Float[Tensor, "row d_out"]) -> Float[Tensor, " d_out"]:
     """Units in which each of several hooks has the same variance; 1 where there is one."""
-    widths = lab.dictionary.widths
+    widths = dictionary.widths
     if len(widths) == 1:
         return torch.ones(target.shape[1])
     norms = [(part - part.mean(0)).square().sum(1).mean().sqrt() for part in target.split(widths, dim=1)]
@@ -164,15 +170,8 @@ def _at_each_hook(lab: Lab, explained: _Explained, config: EvaluateConfig) -> di
     return found
 
 
-def _documents(lab: Lab) -> Int[Tensor, " window"]:
-    """What each window is resampled with: its document; among bare vectors, its neighbours in the file."""
-    if lab.vectors is None:
-        return torch.from_numpy(lab.corpus.window_document.astype(np.int64))
-    return torch.arange(lab.store.num_rows) * min(_STRETCHES, lab.store.num_rows) // lab.store.num_rows
-
-
 @torch.inference_mode()
-def _firing(lab: Lab, alive_rows: int) -> tuple[Tensor, int]:
+def firing(lab: Lab, alive_rows: int) -> tuple[Int[Tensor, " d_sae"], int]:
     """How often each feature fires on the held-out activations and on some training ones, and on how many rows."""
     counts, rows, training = torch.zeros(lab.dictionary.d_sae, dtype=torch.long), 0, 0
     for held_out in (True, False):

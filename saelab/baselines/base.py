@@ -11,12 +11,20 @@ from torch import Tensor
 from saelab.affine import Affine
 from saelab.dictionary import Codes
 from saelab.errors import Invalid
+from saelab.values import value
 
 
 class Baseline(Affine):
     """Abstract: a dictionary that is fitted, not trained. Codes are signed."""
 
     layout: ClassVar[str] = "abstopk"
+
+    @value
+    class Config:
+        """What a baseline is fitted with, beside activations."""
+
+        k: int = 32
+        """Directions that are active on one token."""
 
     def __init__(self, d_in: int, d_sae: int, k: int) -> None:
         if not 0 < k <= d_sae:

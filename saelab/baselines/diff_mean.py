@@ -12,6 +12,7 @@ from torch import Tensor
 
 from saelab.baselines.supervised import Supervised
 from saelab.dictionary import DICTIONARIES
+from saelab.values import value
 
 
 @DICTIONARIES.register("diff_mean")
@@ -19,6 +20,10 @@ class DiffMean(Supervised):
     """A dictionary whose directions are differences of means."""
 
     architecture: ClassVar[str] = "diff_mean"
+
+    @value
+    class Config(Supervised.Config):
+        """A difference of means has no settings."""
 
     @classmethod
     def planes(

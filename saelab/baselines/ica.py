@@ -13,6 +13,7 @@ from torch import Tensor
 
 from saelab.baselines.base import Baseline
 from saelab.dictionary import DICTIONARIES
+from saelab.values import value
 
 _ROUNDS = 200
 _SETTLED = 1e-8
@@ -26,6 +27,13 @@ class ICA(Baseline):
     """A dictionary whose directions are the independent components, the strongest first."""
 
     architecture: ClassVar[str] = "ica"
+
+    @value
+    class Config(Baseline.Config):
+        """Settings of independent components."""
+
+        seed: int = 0
+        """Seed of the start."""
 
     @classmethod
     def fit(cls, sample: Float[Tensor, "row d_in"], k: int, d_sae: int | None = None, seed: int = 0) -> Self:

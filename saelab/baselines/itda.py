@@ -19,6 +19,7 @@ from saelab.baselines.base import Baseline
 from saelab.dictionary import DICTIONARIES, Codes
 from saelab.errors import Invalid
 from saelab.pursuit import pursue, search
+from saelab.values import value
 
 _ROWS = 32
 """Rows of the sample that are looked at between two enlargements of the dictionary."""
@@ -34,6 +35,17 @@ class ITDA(Baseline):
     layout: ClassVar[str] = "matching_pursuit"
     origin: Int[Tensor, " d_sae"] | None = None
     """Which row of the sample each direction was; not saved."""
+
+    @value
+    class Config(Baseline.Config):
+        """Settings of ITDA."""
+
+        d_sae: int | None = None
+        """Number of directions, at most; none for eight a dimension."""
+        seed: int = 0
+        """Seed of the order in which the activations are looked at."""
+        tolerance: float = 0.3
+        """Share of an activation's square that may be left unexplained without the activation becoming a direction."""
 
     @classmethod
     def fit(cls, sample: Float[Tensor, "row d_in"], k: int, d_sae: int | None = None, seed: int = 0, tolerance: float = 0.3) -> Self:

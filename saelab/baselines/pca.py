@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saelab.baselines.base import Baseline
 from saelab.dictionary import DICTIONARIES
+from saelab.values import value
 
 
 @DICTIONARIES.register("pca")
@@ -18,6 +19,10 @@ class PCA(Baseline):
     """A dictionary whose directions are the principal components, the strongest first."""
 
     architecture: ClassVar[str] = "pca"
+
+    @value
+    class Config(Baseline.Config):
+        """Settings of principal components."""
 
     @classmethod
     def fit(cls, sample: Float[Tensor, "row d_in"], k: int, d_sae: int | None = None, seed: int = 0) -> Self:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from saelab.affine import input_statistics
 from saelab.baselines.supervised import Supervised
 from saelab.dictionary import DICTIONARIES
+from saelab.values import value
 
 _ROUNDS = 500
 
@@ -24,6 +25,10 @@ class Probe(Supervised):
     """A dictionary whose directions are those of linear probes."""
 
     architecture: ClassVar[str] = "probe"
+
+    @value
+    class Config(Supervised.Config):
+        """A linear probe has no settings."""
 
     @classmethod
     def planes(

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from saelab.baselines.base import Baseline
 from saelab.dictionary import DICTIONARIES
+from saelab.values import value
 
 
 @DICTIONARIES.register("random")
@@ -20,6 +21,15 @@ class Random(Baseline):
     """A dictionary whose directions are drawn at random; the encoder is tied to them, but for one gain."""
 
     architecture: ClassVar[str] = "random"
+
+    @value
+    class Config(Baseline.Config):
+        """Settings of random directions."""
+
+        d_sae: int | None = None
+        """Number of directions; none for eight a dimension."""
+        seed: int = 0
+        """Seed of the directions."""
 
     @classmethod
     def fit(cls, sample: Float[Tensor, "row d_in"], k: int, d_sae: int | None = None, seed: int = 0) -> Self:

@@ -17,14 +17,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from saelab.affine import Affine
-from saelab.dictionary import Codes
+from saelab.dictionary import Codes, Places
 from saelab.errors import Invalid
+from saelab.values import value
 
 
 class Supervised(Affine):
     """Abstract: a dictionary with a direction for each concept that rows were labelled with. Codes are not negative."""
 
     layout: ClassVar[str] = "jumprelu"
+    places: ClassVar[Places] = "labelled"
+
+    @value
+    class Config:
+        """What directions that labels teach are fitted with, beside activations and labels."""
 
     def __init__(self, d_in: int, d_sae: int) -> None:
         super().__init__(d_in, d_sae)

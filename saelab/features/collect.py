@@ -1,279 +1,221 @@
-"""Collecting features: one pass over the activations, bounded and mergeable state for each feature.
+"""Collecting features: one pass over the activations for all dictionaries, with bounded and mergeable state for each feature.
 
-The activations of the kept segments are kept as they pass (a byte a token, relative to the segment's peak). A second pass over the kept
-segments alone would save that memory, but nearly every segment of a small corpus is kept for some feature, so that it would cost
-a whole pass more and would need the activations twice.
+For every batch of tokens: encode to sparse codes, turn them round so that those of one feature lie together (`Entries`), and count them in
+(`Sketch`). Every segment in which a feature fires is offered to the table of the strongest ones (key: its peak) and to the uniform samples
+of each split (key: a hash of segment and feature, so that the sample does not depend on the order). What is kept are places in the corpus,
+not text, and the activations of the kept segments, a byte a token. A second pass over the kept segments alone would save these bytes, but
+nearly every segment of a small corpus is kept for some feature, so that it would cost a whole pass more and need the activations twice.
 
-The algorithm: encode to sparse codes, sort them by feature and place, count; then offer every segment with an activation to the tables of
-the strongest ones (key: its peak) and to the uniform samples of each split (key: a hash of segment and feature, so that the sample does not
-depend on the order).
+A sketch knows which chunks it has counted. So going on after a kill and putting together what several processes or GPUs collected is one
+thing: take up the saved sketches, read the chunks that are left.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
 
 from saelab.activations.base import Chunk
 from saelab.corpus import Corpus
+from saelab.devices import usable
 from saelab.dictionary import Dictionary
 from saelab.errors import Invalid
-from saelab.features.examples import LEVELS, SPLITS, Grid, Kept, Pool, uniform
-from saelab.features.statistics import Statistics
+from saelab.features.examples import Grid
+from saelab.features.postings import PARTS, PostingsWriter
+from saelab.features.sketch import CollectConfig, Collected, Sketch
 from saelab.progress import track
 from saelab.run import whole
 from saelab.values import to_dict, value
 
 _CHECKPOINT = "collect.part.safetensors"
-_ENCODE_ELEMENTS = 2**25
-_LEAST = {name: 1 for name in ("top", "explain", "select", "score", "width", "batch", "checkpoint")} | {"before": 0, "pool": 0, "seed": 0}
-_STATISTICS = ("count", "total", "squares", "max", "min", "histogram")
-_KEPT = ("key", "segment", "peak", "levels")
-_POOL = ("segments", "seen", "feature", "member", "peak")
+_ENCODE_ELEMENTS = {"cpu": 2**25}
+_ENCODE_ELEMENTS_GPU = 2**29
+_LEAST = {name: 1 for name in ("top", "explain", "select", "score", "width", "batch")} | dict.fromkeys(
+    ("tokens", "before", "pool", "seed", "checkpoint", "postings"), 0
+)
+_FREE = {"batch": 1, "checkpoint": 0.0, "device": ""}
+"""Settings that change nothing of what is found."""
+
+
+class Chunks(Protocol):
+    """The activations that a dictionary reads, in numbered chunks; every `ActivationStore` is that."""
+
+    def chunk_rows(self) -> tuple[int, ...]:
+        """Rows of each chunk, or an upper bound of them."""
+        ...
+
+    def chunk(self, number: int) -> Chunk:
+        """One chunk: whole windows, the same at every call."""
+        ...
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A dictionary, and what a pass needs to collect its features."""
+
+    dictionary: Dictionary
+    """Encodes raw activations."""
+    chunks: Chunks
+    """The activations."""
+    folder: Path | None = None
+    """Where the state is saved now and then, and the postings lie; none to save nothing."""
 
 
 @value
-class CollectConfig:
-    """How much is kept of each feature."""
+class Part:
+    """Which chunks a process collects: every `of`-th, from `number` on. The parts together are the pass."""
 
-    top: int = 24
-    """Segments with the strongest activation that are kept for each feature."""
-    explain: int = 40
-    """Size of the uniform sample of active segments that labels are made from (explain documents)."""
-    select: int = 16
-    """Size of the uniform sample that labels are chosen by (select documents)."""
-    score: int = 40
-    """Size of the uniform sample that labels are scored on (score documents)."""
-    width: int = 32
-    """Tokens in a segment."""
-    before: int = 16
-    """Tokens of left context shown with a segment."""
-    pool: int = 6000
-    """Segments in the shared pool that negatives are drawn from."""
-    batch: int = 16384
-    """Tokens worked on at a time."""
-    checkpoint: int = 500_000
-    """Tokens after which the state is saved, so that a killed pass can go on."""
-    seed: int = 0
-    """Seed of the samples."""
+    number: int = 0
+    """Number of the part, from 0."""
+    of: int = 1
+    """How many parts there are."""
+
+    @property
+    def file(self) -> str:
+        """Name of the file in which the part's state is saved."""
+        return _CHECKPOINT if self.of == 1 else f"collect.{self.number}-of-{self.of}.part.safetensors"
 
 
-class Collected:
-    """What one pass keeps of every feature. Two passes over different windows merge exactly.
+def collect(dictionary: Dictionary, chunks: Chunks, corpus: Corpus, config: CollectConfig, folder: Path | None = None) -> Collected:
+    """Collects every feature of one dictionary in one pass; see `collect_together`."""
+    return collect_together([Reader(dictionary, chunks, folder)], corpus, config)[0]
+
+
+def collect_together(readers: Sequence[Reader], corpus: Corpus, config: CollectConfig, part: Part | None = None) -> list[Collected]:
+    """Collects every feature of some dictionaries in one pass over their activations.
+
+    Chunk by chunk each dictionary is given its own activations; readers that share a store, or views of one forward pass, read it once.
+    What an earlier pass saved is taken up: that of one that was killed, and those of parts that other processes did.
 
     Arguments:
-    - `grid`: where the segments of the corpus lie.
+    - `readers`: the dictionaries. They are moved to the config's device.
+    - `corpus`: the token windows that the activations come from.
     - `config`: how much is kept.
-    - `d_sae`: number of features.
+    - `part`: collect only these chunks, and leave the state for the pass that puts all parts together; none for every chunk that is left.
+
+    Raises `Invalid` for a config that cannot be, and if activations have another width than the dictionary reads.
     """
-
-    def __init__(self, grid: Grid, config: CollectConfig, d_sae: int) -> None:
-        self.grid = grid
-        self.config = config
-        self.d_sae = d_sae
-        self.statistics = Statistics(d_sae)
-        self.segments: Int[np.ndarray, "d_sae split"] = np.zeros((d_sae, len(SPLITS)), np.int64)
-        sizes = {"top": config.top, "explain": config.explain, "select": config.select, "score": config.score}
-        self.kept = {name: Kept(d_sae, size, grid.length) for name, size in sizes.items()}
-        self.pool = Pool.draw(grid, config.pool, config.seed)
-
-    def add(
-        self,
-        feature: Int[np.ndarray, "row slot"],
-        activation: Float[np.ndarray, "row slot"],
-        window: Int[np.ndarray, " row"],
-        position: Int[np.ndarray, " row"],
-    ) -> None:
-        """Counts in the codes of some rows: whole windows, rows of a window together."""
-        batch = _Batch(self.grid, feature, activation, window, position)
-        self.statistics.add(batch.feature, batch.value, len(window))
-        owner, segment = batch.pair_feature, batch.pair_segment
-        split = self.grid.split(segment)
-        np.add.at(self.segments, (owner, split), 1)
-        self.pool.add(np.unique(window * self.grid.per_window + position // self.grid.width), owner, segment, batch.pair_peak)
-        key = uniform(segment, owner, self.config.seed)
-        self._offer("top", batch, np.flatnonzero(batch.pair_max > 0), batch.pair_max)
-        for number, name in enumerate(SPLITS):
-            self._offer(name, batch, np.flatnonzero(split == number), key)
-        if batch.pair_min.size and batch.pair_min.min() < 0:
-            self.kept.setdefault("bottom", Kept(self.d_sae, self.config.top, self.grid.length))
-            self._offer("bottom", batch, np.flatnonzero(batch.pair_min < 0), -batch.pair_min)
-
-    def _offer(self, name: str, batch: "_Batch", some: Int[np.ndarray, " some"], key: Float[np.ndarray, " pair"]) -> None:
-        self.kept[name].offer(
-            batch.pair_feature[some], key[some], batch.pair_segment[some], batch.pair_peak[some], lambda chosen: batch.levels(some[chosen])
-        )
-
-    def merge(self, other: "Collected") -> None:
-        """Counts in what another pass collected from other windows of the same corpus."""
-        self.statistics.merge(other.statistics)
-        self.segments += other.segments
-        self.pool.merge(other.pool)
-        for name, kept in other.kept.items():
-            self.kept.setdefault(name, Kept(self.d_sae, self.config.top, self.grid.length)).merge(kept)
-
-    def save(self, file: Path, fingerprint: str) -> None:
-        """Writes the state, whole or not at all. Raises `Conflict` if it cannot be written."""
-        self.pool.settle()
-        arrays = {f"statistics.{name}": getattr(self.statistics, name) for name in _STATISTICS} | {"segments": self.segments}
-        arrays |= {f"pool.{name}": getattr(self.pool, name) for name in _POOL}
-        arrays |= {f"kept.{table}.{name}": getattr(kept, name) for table, kept in self.kept.items() for name in _KEPT}
-        facts = {"fingerprint": fingerprint, "num_tokens": str(self.statistics.num_tokens), "tables": " ".join(self.kept)}
-        with whole(file) as half:
-            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, half, facts)
-
-    def load(self, file: Path, fingerprint: str) -> bool:
-        """Takes up a saved state. False where there is none of the same dictionary, corpus and config."""
-        try:
-            with safe_open(file, framework="numpy") as saved:
-                facts = saved.metadata()
-                if facts.get("fingerprint") != fingerprint:
-                    return False
-                self.statistics.num_tokens = int(facts["num_tokens"])
-                self.segments = saved.get_tensor("segments")
-                for name in _STATISTICS:
-                    setattr(self.statistics, name, saved.get_tensor(f"statistics.{name}"))
-                for name in _POOL:
-                    setattr(self.pool, name, saved.get_tensor(f"pool.{name}"))
-                for table in facts["tables"].split():
-                    kept = self.kept.setdefault(table, Kept(self.d_sae, self.config.top, self.grid.length))
-                    for name in _KEPT:
-                        setattr(kept, name, saved.get_tensor(f"kept.{table}.{name}"))
-        except (FileNotFoundError, SafetensorError):
-            return False
-        return True
-
-
-class _Batch:
-    """The active codes of some rows sorted by feature and place, and the (feature, segment) pairs that they make."""
-
-    def __init__(self, grid: Grid, feature: np.ndarray, activation: np.ndarray, window: np.ndarray, position: np.ndarray) -> None:
-        context = grid.per_window * grid.width
-        windows, local = np.unique(window, return_inverse=True)
-        self._grid, self._windows, self._span = grid, windows, len(windows) * context
-        row, slot = np.nonzero(activation)
-        owner = feature[row, slot].astype(np.int64)
-        place = owner * self._span + local[row] * context + position[row]
-        order = np.argsort(place)
-        self.place = place[order]
-        self.feature = owner[order]
-        self.value: Float[np.ndarray, " active"] = activation[row, slot][order].astype(np.float32)
-        cell = self.place // grid.width
-        starts = np.flatnonzero(np.diff(cell, prepend=-1))
-        self.pair_feature = self.feature[starts]
-        self._pair_begin = cell[starts] * grid.width
-        inside = self._pair_begin - self.pair_feature * self._span
-        self._pair_window = inside // context
-        self.pair_segment = windows[self._pair_window] * grid.per_window + inside % context // grid.width
-        self.pair_max = np.maximum.reduceat(self.value, starts) if len(starts) else self.value
-        self.pair_min = np.minimum.reduceat(self.value, starts) if len(starts) else self.value
-        self.pair_peak = np.where(self.pair_max >= -self.pair_min, self.pair_max, self.pair_min)
-
-    def levels(self, pairs: Int[np.ndarray, " some"]) -> Int[np.ndarray, "some length"]:
-        """Activations of each pair's segment and its left context relative to its peak, in steps of 1/127; active tokens never become 0."""
-        grid = self._grid
-        first = self._pair_begin[pairs] - grid.before
-        window = self.pair_feature[pairs] * self._span + self._pair_window[pairs] * (grid.per_window * grid.width)
-        low = np.searchsorted(self.place, np.maximum(first, window))
-        high = np.searchsorted(self.place, first + grid.length)
-        counts = high - low
-        pair = np.repeat(np.arange(len(pairs)), counts)
-        entry = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(low, counts)
-        exact = self.value[entry] / np.abs(self.pair_peak[pairs])[pair] * LEVELS
-        rounded = np.clip(np.sign(exact) * np.maximum(1, np.abs(np.rint(exact))), -LEVELS, LEVELS)
-        levels = np.zeros((len(pairs), grid.length), np.int8)
-        levels[pair, self.place[entry] - first[pair]] = rounded.astype(np.int8)
-        return levels
-
-
-def collect(
-    dictionary: Dictionary, store_chunks: Iterable[Chunk], corpus: Corpus, config: CollectConfig, folder: Path | None = None
-) -> Collected:
-    """Collects every feature of a dictionary in one pass over activations.
-
-    Arguments:
-    - `dictionary`: encodes raw activations.
-    - `store_chunks`: the activations, always in the same order.
-    - `corpus`: the token windows that they come from.
-    - `config`: how much is kept.
-    - `folder`: where the state is saved now and then, so that a killed pass goes on; delete it with `forget` when all is written.
-
-    Raises `Invalid` for a config that cannot be, and if the activations have another width than the dictionary reads.
-    """
-    for name, least in _LEAST.items():
-        if getattr(config, name) < least:
-            raise Invalid(f"{name} is {getattr(config, name)}; it must be {least} or more.")
-    state = Collected(Grid(corpus, config.width, config.before), config, dictionary.d_sae)
-    mark = _fingerprint(dictionary, corpus, config) if folder else ""
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-        state.load(folder / _CHECKPOINT, mark)
-    done = saved = state.statistics.num_tokens
-    batches = _batches(store_chunks, config.batch, done)
-    for batch in track(batches, stage="collect", total=corpus.num_tokens, unit="tokens", done=done, size=config.batch):
-        _add(state, dictionary, batch)
-        if folder and state.statistics.num_tokens - saved >= config.checkpoint:
-            state.save(folder / _CHECKPOINT, mark)
-            saved = state.statistics.num_tokens
-    if folder:
-        state.save(folder / _CHECKPOINT, mark)
-    state.pool.settle()
-    return state
+    _check(config, part)
+    device, grid = usable(config.device), Grid(corpus, config.width, config.before)
+    passes = [_Pass(reader, grid, config, device, part or Part()) for reader in readers]
+    rows = readers[0].chunks.chunk_rows()
+    if any(len(reader.chunks.chunk_rows()) != len(rows) for reader in readers):
+        raise Invalid("Dictionaries collected together need activations of the same windows in the same chunks. Collect them one by one.")
+    numbers = range(len(rows)) if part is None else range(part.number, len(rows), part.of)
+    left = [number for number in numbers if not all(bool(one.sketch.chunks[number]) for one in passes)]
+    done = sum(rows[number] for number in set(numbers) - set(left))
+    saved = time.monotonic()
+    for number in track(left, stage="collect", total=sum(rows[i] for i in numbers), unit="tokens", done=done, size=lambda i: rows[i]):
+        for one in passes:
+            one.read(number)
+        if time.monotonic() - saved >= config.checkpoint:
+            for one in passes:
+                one.save()
+            saved = time.monotonic()
+    for one in passes:
+        one.save()
+        one.finish(whole=part is None)
+    return [one.sketch.collected() for one in passes]
 
 
 def forget(folder: Path) -> None:
-    """Deletes the saved state of a pass, once what it found is written."""
-    (folder / _CHECKPOINT).unlink(missing_ok=True)
+    """Deletes the saved state of a pass and of its parts, once what they found is written."""
+    for file in folder.glob(PARTS):
+        file.unlink()
 
 
-def _add(state: Collected, dictionary: Dictionary, batch: Chunk) -> None:
-    if batch.x.shape[-1] != dictionary.d_in:
-        raise Invalid(
-            f"The activations have width {batch.x.shape[-1]}, but the dictionary reads width {dictionary.d_in}. Give both one hook."
-        )
-    directions = dictionary.directions
-    rows = max(256, _ENCODE_ELEMENTS // dictionary.d_sae)
-    indices: list[np.ndarray] = []
-    values: list[np.ndarray] = []
-    with torch.no_grad():
-        for x in batch.x.split(rows):
-            codes = dictionary.encode(x.to(device=directions.device, dtype=directions.dtype))
-            indices.append(codes.indices.cpu().numpy())
-            values.append(codes.values.float().cpu().numpy())
-    slots = max(part.shape[1] for part in values)
-    wide = [np.pad(part, ((0, 0), (0, slots - part.shape[1]))) for part in indices]
-    full = [np.pad(part, ((0, 0), (0, slots - part.shape[1]))) for part in values]
-    state.add(np.concatenate(wide), np.concatenate(full), batch.window.numpy(), batch.position.numpy())
+def _check(config: CollectConfig, part: Part | None) -> None:
+    for name, least in _LEAST.items():
+        if getattr(config, name) < least:
+            raise Invalid(f"{name} is {getattr(config, name)}; it must be {least} or more.")
+    if part is not None and not 0 <= part.number < part.of:
+        raise Invalid(f"There is no part {part.number} of {part.of}: the parts are 0 to {part.of - 1}.")
 
 
-def _batches(chunks: Iterable[Chunk], size: int, skip: int) -> Iterator[Chunk]:
-    """The chunks regrouped to about `size` rows of whole windows each, without the batches that hold the first `skip` rows.
+class _Pass:
+    """One dictionary's side of a pass."""
 
-    A resumed pass regroups those too, so that it works on the very batches of one that was not killed and rounds alike.
-    """
-    for batch in _regrouped(chunks, size):
-        if skip > 0:
-            skip -= len(batch.x)
-        else:
-            yield batch
+    def __init__(self, reader: Reader, grid: Grid, config: CollectConfig, device: torch.device, part: Part) -> None:
+        self.dictionary, self.chunks, self.folder = reader.dictionary.to(device), reader.chunks, reader.folder
+        self.config, self.grid, self.part = config, grid, part
+        self.sketch = Sketch(grid, config, reader.dictionary.d_sae, len(reader.chunks.chunk_rows()), device)
+        self._postings: PostingsWriter | None = None
+        self._mark = ""
+        if reader.folder is None:
+            return
+        reader.folder.mkdir(parents=True, exist_ok=True)
+        self._mark = _fingerprint(self.dictionary, grid.corpus, config)
+        self._take_up(reader.folder / part.file)
+        for file in sorted(reader.folder.glob(PARTS)) if part.of == 1 else ():
+            self._take_up(file)
+        if config.postings:
+            counted = torch.nonzero(self.sketch.chunks).flatten().tolist()
+            size = int(config.postings * 1e9 / part.of)
+            self._postings = PostingsWriter(reader.folder, self._mark, grid, reader.dictionary.d_sae, size, counted, (part.number, part.of))
 
+    def _take_up(self, file: Path) -> None:
+        """Counts in a saved state of the same dictionary, corpus and config, if it holds no chunk counted so far; others are left alone."""
+        tensors = _load(file, self._mark)
+        if tensors is None:
+            return
+        other = Sketch(self.grid, self.config, self.sketch.d_sae, len(self.sketch.chunks), self.sketch.device)
+        other.load(tensors)
+        if not bool((other.chunks & self.sketch.chunks).any()):  # else it is a part that an earlier sitting already put in
+            self.sketch.merge(other)
 
-def _regrouped(chunks: Iterable[Chunk], size: int) -> Iterator[Chunk]:
-    held: list[Chunk] = []
-    for chunk in chunks:
-        held.append(chunk)
-        if sum(len(part.x) for part in held) >= size:
-            whole = _join(held)
-            yield from _pieces(whole, size)
-            held = []
-    if held:
-        yield from _pieces(_join(held), size)
+    def save(self) -> None:
+        """Saves the state, whole or not at all. Raises `Conflict` if it cannot be written."""
+        if self.folder is None:
+            return
+        if self._postings is not None:
+            self._postings.flush()
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.sketch.tensors().items()}
+        with whole(self.folder / self.part.file) as half:
+            save_file(tensors, half, {"fingerprint": self._mark})
+
+    def finish(self, whole: bool) -> None:
+        """Says that the postings are complete, where the pass read all that there is."""
+        if self._postings is not None and whole:
+            self._postings.finish()
+
+    def read(self, number: int) -> None:
+        """Counts in one chunk, unless that was done before."""
+        if bool(self.sketch.chunks[number]):
+            return
+        if self._postings is not None:
+            self._postings.begin(number)
+        for piece in _pieces(self.chunks.chunk(number), self.config.batch):
+            feature, values = self._codes(piece.x)
+            place = (piece.window.long() * self.grid.positions + piece.position.long()).to(self.sketch.device)
+            entries = self.sketch.add(feature, values, place)
+            if self._postings is not None:
+                self._postings.add(entries, place)
+        self.sketch.chunks[number] = True
+
+    @torch.no_grad()
+    def _codes(self, x: Float[Tensor, "row d_in"]) -> tuple[Int[Tensor, "row slot"], Float[Tensor, "row slot"]]:
+        dictionary, directions = self.dictionary, self.dictionary.directions
+        if x.shape[-1] != dictionary.d_in:
+            raise Invalid(
+                f"The activations have width {x.shape[-1]}, but the dictionary reads width {dictionary.d_in}. Give both one hook."
+            )
+        rows = max(256, _ENCODE_ELEMENTS.get(directions.device.type, _ENCODE_ELEMENTS_GPU) // dictionary.d_sae)
+        codes = [dictionary.encode(part.to(device=directions.device, dtype=directions.dtype)) for part in x.split(rows)]
+        slots = max(part.values.shape[1] for part in codes)
+        feature = [functional.pad(part.indices, (0, slots - part.indices.shape[1])) for part in codes]
+        values = [functional.pad(part.values, (0, slots - part.values.shape[1])) for part in codes]
+        return torch.cat(feature), torch.cat(values)
 
 
 def _pieces(chunk: Chunk, size: int) -> Iterator[Chunk]:
@@ -287,16 +229,21 @@ def _pieces(chunk: Chunk, size: int) -> Iterator[Chunk]:
         begin = end
 
 
-def _join(parts: list[Chunk]) -> Chunk:
-    return Chunk(
-        x=torch.cat([part.x for part in parts]),
-        window=torch.cat([part.window for part in parts]).contiguous(),
-        position=torch.cat([part.position for part in parts]),
-    )
+def _load(file: Path, fingerprint: str) -> dict[str, Tensor] | None:
+    """A saved state; none where there is none that is whole and of the same dictionary, corpus and config."""
+    try:
+        with safe_open(file, framework="pt") as saved:
+            if saved.metadata().get("fingerprint") != fingerprint:
+                return None
+            return {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118 - not a dict
+    except (FileNotFoundError, SafetensorError):
+        return None
 
 
 def _fingerprint(dictionary: Dictionary, corpus: Corpus, config: CollectConfig) -> str:
-    digest = hashlib.sha256(json.dumps(to_dict(config)).encode())
+    origin = dictionary.provenance
+    described = [{**to_dict(config), **_FREE}, None if origin is None else origin.hook]
+    digest = hashlib.sha256(json.dumps(described).encode())
     digest.update(f"{corpus.num_documents} {corpus.num_tokens}".encode())
     digest.update(np.asarray(corpus.window_document).tobytes())
     for tensor in (dictionary.directions, *dictionary.state_dict().values()):

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int
 
-from saelab.features.examples import SPLITS, Pool
+from saelab.features.examples import SPLITS
+from saelab.features.pool import Pool
 
 KINDS = ("random", "same_token", "near_miss", "neighbour")
 _PEAK_FORMS = 4

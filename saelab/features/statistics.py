@@ -1,9 +1,10 @@
-"""Statistics of features: exact, bounded in memory, and the same in whatever order the tokens came.
+"""Statistics of features: exact, and the same in whatever order the tokens came. They load without torch; `tally` counts them.
 
-Sums are kept in float64. The histogram is logarithmic (four bins an octave), so that quantiles are known within 19 % at any scale.
+Sums are float64. The histogram is logarithmic (four bins an octave), so that quantiles are known within 19 % at any scale.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,52 +14,26 @@ from saelab.records import Estimate, Histogram
 BINS_PER_OCTAVE = 4
 LOWEST_OCTAVE = -10
 NUM_BINS = 96
-DENSE = 0.1
-"""A feature that fires on a larger share of the tokens is tagged `dense`."""
 
 
+@dataclass(frozen=True)
 class Statistics:
-    """Counts, moments, extremes and histogram of each feature's activations where it fires.
+    """Counts, moments, extremes and histogram of each feature's activations where it fires."""
 
-    Arguments:
-    - `d_sae`: number of features.
-    """
-
-    def __init__(self, d_sae: int) -> None:
-        self.num_tokens = 0
-        self.count: Int[np.ndarray, " d_sae"] = np.zeros(d_sae, np.int64)
-        self.total: Float[np.ndarray, " d_sae"] = np.zeros(d_sae, np.float64)
-        self.squares: Float[np.ndarray, " d_sae"] = np.zeros(d_sae, np.float64)
-        self.max: Float[np.ndarray, " d_sae"] = np.zeros(d_sae, np.float32)
-        self.min: Float[np.ndarray, " d_sae"] = np.zeros(d_sae, np.float32)
-        self.histogram: Int[np.ndarray, "d_sae bins"] = np.zeros((d_sae, NUM_BINS), np.int32)
-
-    def add(self, feature: Int[np.ndarray, " active"], value: Float[np.ndarray, " active"], num_tokens: int) -> None:
-        """Counts the active codes of `num_tokens` further tokens in. `feature` must be sorted; no value may be 0."""
-        self.num_tokens += num_tokens
-        if not len(feature):
-            return
-        starts = np.flatnonzero(np.diff(feature, prepend=-1))
-        rows = feature[starts]
-        exact = value.astype(np.float64)
-        sizes = np.diff(starts, append=len(feature))
-        self.count[rows] += sizes
-        self.total[rows] += np.add.reduceat(exact, starts)
-        self.squares[rows] += np.add.reduceat(exact * exact, starts)
-        self.max[rows] = np.maximum(self.max[rows], np.maximum.reduceat(value, starts))
-        self.min[rows] = np.minimum(self.min[rows], np.minimum.reduceat(value, starts))
-        cells = np.repeat(np.arange(len(rows)) * NUM_BINS, sizes) + bin_of(value)
-        self.histogram[rows] += np.bincount(cells, minlength=len(rows) * NUM_BINS).reshape(-1, NUM_BINS).astype(np.int32)
-
-    def merge(self, other: "Statistics") -> None:
-        """Counts in what another pass saw on other tokens."""
-        self.num_tokens += other.num_tokens
-        self.count += other.count
-        self.total += other.total
-        self.squares += other.squares
-        self.max = np.maximum(self.max, other.max)
-        self.min = np.minimum(self.min, other.min)
-        self.histogram += other.histogram
+    num_tokens: int
+    """Tokens that were looked at."""
+    count: Int[np.ndarray, " d_sae"]
+    """Tokens on which each feature fires."""
+    total: Float[np.ndarray, " d_sae"]
+    """Sum of its activations."""
+    squares: Float[np.ndarray, " d_sae"]
+    """Sum of their squares."""
+    max: Float[np.ndarray, " d_sae"]
+    """The largest one; 0 where none is positive."""
+    min: Float[np.ndarray, " d_sae"]
+    """The smallest one; 0 where none is negative."""
+    histogram: Int[np.ndarray, "d_sae bins"]
+    """How many magnitudes lie in each bin."""
 
     @property
     def density(self) -> Float[np.ndarray, " d_sae"]:
@@ -69,12 +44,6 @@ class Statistics:
     def mean(self) -> Float[np.ndarray, " d_sae"]:
         """Mean activation where each feature fires; 0 where it never does."""
         return self.total / np.maximum(1, self.count)
-
-
-def bin_of(value: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """The histogram bin of each activation's magnitude; the first and the last bin take what lies beyond."""
-    place = np.floor((np.log2(np.abs(value)) - LOWEST_OCTAVE) * BINS_PER_OCTAVE)
-    return np.clip(place, 0, NUM_BINS - 1).astype(np.int64)
 
 
 def histogram(counts: Int[np.ndarray, " bins"]) -> Histogram:

@@ -1,9 +1,34 @@
-"""The tables of a feature store. `SCHEMA` is raised whenever they change; see docs/formats.md."""
+"""The tables of a feature store, the same in SQLite and PostgreSQL.
 
-from sqlalchemy import Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text
+`SCHEMA` is raised whenever they change, and a revision in `migrations/` brings older stores up to it; see docs/formats.md.
+"""
 
-SCHEMA = 1
+from sqlalchemy import BigInteger, Boolean, Column, Dialect, Double, Index, Integer, LargeBinary, MetaData, Table, TypeDecorator
+from sqlalchemy import Text as PlainText
+
+SCHEMA = 2
 metadata = MetaData()
+Large = BigInteger().with_variant(Integer, "sqlite")  # in SQLite only a column declared INTEGER is the row's own number
+
+
+class Text(TypeDecorator[str]):
+    """Text that may hold the character NUL, which PostgreSQL cannot store: it becomes its symbol there."""
+
+    impl = PlainText
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """What is written."""
+        return value.replace("\0", "␀") if value and dialect.name == "postgresql" else value
+
+    def process_literal_param(self, value: str | None, dialect: Dialect) -> str:
+        """What is written into a statement."""
+        raise NotImplementedError
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        """What is read."""
+        return value
+
 
 meta = Table("meta", metadata, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
 """Facts of the whole store: schema, model, source, sizes."""
@@ -12,7 +37,7 @@ features = Table(
     "features",
     metadata,
     Column("index", Integer, primary_key=True),
-    Column("count", Integer, nullable=False),
+    Column("count", Large, nullable=False),
     Column("density", Double, nullable=False),
     Column("max", Double, nullable=False),
     Column("min", Double, nullable=False),
@@ -30,8 +55,11 @@ features = Table(
 """One narrow row a feature: what the table shows, sorts and filters by. The label and score are those of the label put last."""
 
 SORTS = {"density": features.c.density, "max": features.c.max, "mean": features.c.mean, "score": features.c.score, "lift": features.c.lift}
-for _name, _column in SORTS.items():
-    Index(f"features_by_{_name}", _column, features.c.index)
+"""Columns that the table is sorted by. Each has an index that also holds every column that the table is filtered by, so that a page is
+found without reading the rows that are passed over."""
+_FILTERS = [features.c[name] for name in ("index", "dead", "label_found", "density", "tags", "score", "lift", "labeller")]
+for _name, _column in {"index": features.c.index, **SORTS}.items():
+    Index(f"features_by_{_name}", *dict.fromkeys((_column, *_FILTERS)))
 
 details = Table(
     "details",
@@ -43,8 +71,12 @@ details = Table(
     Column("peak_tokens", Text, nullable=False),
     Column("previous_tokens", Text, nullable=False),
     Column("kurtosis", Double),
+    Column("skew", Double),
+    Column("x", Double),
+    Column("y", Double),
 )
-"""What only the feature page shows: sum of squares, histogram (int32 a bin), active segments of each split (int64), token counts (JSON)."""
+"""What only the feature page and the map show: sum of squares, histogram (int32 a bin), active segments of each split (int64), token
+counts (JSON), kurtosis and skew of the logits, place on the map."""
 
 logits = Table(
     "logits",
@@ -61,11 +93,12 @@ neighbours = Table(
     "neighbours",
     metadata,
     Column("feature", Integer, primary_key=True),
+    Column("kind", Text, primary_key=True),
     Column("rank", Integer, primary_key=True),
     Column("other", Integer, nullable=False),
-    Column("cosine", Double, nullable=False),
+    Column("similarity", Double, nullable=False),
 )
-"""Features with close decoder directions."""
+"""Features that are close by one of three measures: decoder, encoder (cosines) and firing (Jaccard)."""
 
 examples = Table(
     "examples",
@@ -83,11 +116,11 @@ examples = Table(
 segments = Table(
     "segments",
     metadata,
-    Column("segment", Integer, primary_key=True),
-    Column("document", Integer, nullable=False),
+    Column("segment", Large, primary_key=True),
+    Column("document", Large, nullable=False),
     Column("domain", Text, nullable=False),
     Column("split", Integer, nullable=False),
-    Column("position", Integer, nullable=False),
+    Column("position", Large, nullable=False),
     Column("start", Integer, nullable=False),
     Column("tokens", LargeBinary, nullable=False),
     Column("counted", LargeBinary, nullable=False),
@@ -117,8 +150,18 @@ scores = Table(
     Column("labeller", Text, primary_key=True),
     Column("scorer", Text, primary_key=True),
     Column("scores", Text, nullable=False),
+    Column("value", Double),
+    Column("lift", Double),
 )
-"""Scores of a label by one scorer, headline first, as JSON."""
+"""Scores of a label by one scorer, headline first, as JSON; value and lift of the headline beside it."""
+for _name in ("value", "lift"):
+    Index(f"scores_by_{_name}", scores.c.scorer, scores.c[_name], scores.c.feature, scores.c.labeller)
 
-WORDS = "CREATE VIRTUAL TABLE words USING fts5(label, tokens, tokenize='unicode61 remove_diacritics 2')"
-"""The index of words over labels and top tokens; its rowid is the feature."""
+meanings = Table(
+    "meanings",
+    metadata,
+    Column("feature", Integer, primary_key=True),
+    Column("text", Text, nullable=False),
+    Column("vector", LargeBinary, nullable=False),
+)
+"""Labels as vectors of norm 1 (float16), with the text that was embedded."""

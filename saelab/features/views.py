@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from saelab.features.duplicates import leaked
-from saelab.features.examples import SPLITS, KeptSegments, Pool
+from saelab.features.examples import SPLITS, KeptSegments
 from saelab.features.negatives import NegativeFinder, Negatives
+from saelab.features.pool import Pool
 from saelab.features.store import FeatureStore
 from saelab.features.vocabulary import Texts, Vocabulary
 
@@ -40,6 +41,12 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.document)
+
+    @cached_property
+    def words(self) -> tuple[str, ...]:
+        """Each window as one text, left context included."""
+        strings = self.texts.vocabulary.strings
+        return tuple("".join(strings[token] for token in row if token >= 0) for row in self.texts.ids.tolist())
 
     @cached_property
     def peak(self) -> Int[np.ndarray, " window"]:
@@ -90,9 +97,18 @@ class ScoreView:
     """Windows of score documents in which it is silent."""
     kinds: tuple[str, ...]
     """How each negative was found: random, same_token, near_miss or neighbour."""
+    sample: Windows
+    """Windows of score documents drawn whether it fires in them or not, the same for every feature; without activations."""
+    fires: Bool[np.ndarray, " sample"]
+    """In which windows of the sample it fires."""
 
     def __post_init__(self) -> None:
-        _same_split("score", self.positives, self.negatives)
+        _same_split("score", self.positives, self.negatives, self.sample)
+
+    @property
+    def base_rate(self) -> float:
+        """Share of all windows in which it fires, by the sample (half a window is added to either side)."""
+        return float((self.fires.sum() + 0.5) / (len(self.fires) + 1))
 
 
 def _same_split(split: SplitName, *windows: Windows) -> None:
@@ -114,14 +130,16 @@ class Views:
         self._kurtosis_null = float(store.facts["kurtosis_null"] or np.inf)
         self._segments = store.segments()
         self._clean = ~leaked(self._segments.tokens, self._segments.split, before=store.before)
-        pool = Pool(store.array("pool.segments", np.int64))
-        pool.seen = store.array("pool.seen", np.bool_)
-        pool.feature, pool.member = store.array("pool.feature", np.int32), store.array("pool.member", np.int32)
+        kinds = {"segments": np.int64, "seen": np.bool_, "feature": np.int32, "member": np.int32}
+        pool = Pool(**{name: store.array(f"pool.{name}", kind) for name, kind in kinds.items()})
         self._rows_of_pool = np.searchsorted(self._segments.segment, pool.segments)
         self._rows_of_pool[~pool.seen] = 0
         usable = pool.seen & self._clean[self._rows_of_pool]
         folded = self.vocabulary.folded[np.where(self._own(self._rows_of_pool), self._segments.tokens[self._rows_of_pool], -1)]
         split = self._segments.split[self._rows_of_pool]
+        self._pool = pool
+        self._sample = np.flatnonzero(usable & (split == SPLITS.index("score")))
+        self._sampled = self._windows("score", self._rows_of_pool[self._sample], None)
         self._negatives = NegativeFinder(pool, usable, split, folded, store.all_neighbours(), self.vocabulary.is_word, seed)
 
     def explain(self, index: int) -> ExplainView:
@@ -145,7 +163,8 @@ class Views:
         kept = self.store.examples(index)
         positives = self._positives("score", [kept["score"]] if "score" in kept else [], deciles=True)
         negatives, found = self._silent(index, positives)
-        return ScoreView(feature=index, positives=positives, negatives=negatives, kinds=found.kinds)
+        fires = np.isin(self._sample, self._pool.fires(index))
+        return ScoreView(feature=index, positives=positives, negatives=negatives, kinds=found.kinds, sample=self._sampled, fires=fires)
 
     def _positives(self, split: SplitName, kept: list[KeptSegments], deciles: bool = False) -> Windows:
         if not kept:

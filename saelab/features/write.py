@@ -1,66 +1,91 @@
-"""Writing a feature store: everything that one pass collected, in one file that is there whole or not at all."""
+"""Writing a feature store: everything that one pass collected, there whole or not at all."""
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from sqlite3 import OperationalError, connect
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from sqlalchemy import Connection, Table, create_engine, insert, text
 from sqlalchemy.exc import DatabaseError
 
 from saelab.errors import Conflict
 from saelab.features import tables
 from saelab.features.collect import Collected
+from saelab.features.database import file_of, is_server, server_engine
 from saelab.features.examples import Grid
-from saelab.features.geometry import LogitLens, Neighbours
-from saelab.features.statistics import DENSE
+from saelab.features.geometry import NOBODY, LogitLens, Neighbours
+from saelab.features.tags import Sampled, Tagger, TextKinds
+from saelab.features.words import create_words, insert_words
 from saelab.progress import track
 from saelab.run import cannot_write, whole
 
 TOP_TOKENS = 5
 PEAK_TOKENS = 12
-_TOKEN_SHARE = 0.8
 _ROWS = 2000
 
 
+@dataclass(frozen=True)
+class Geometry:
+    """How features lie to each other, as far as that is known."""
+
+    neighbours: Mapping[str, Neighbours] = field(default_factory=dict[str, Neighbours])
+    """Closest features by `decoder`, `encoder` and `firing`."""
+    lens: LogitLens | None = None
+    """Which tokens the directions move."""
+    places: Float[np.ndarray, "d_sae 2"] | None = None
+    """Places on the map."""
+
+
 def write_features(
-    path: Path,
-    model: str,
-    source: str,
-    collected: Collected,
-    strings: Sequence[str],
-    neighbours: Neighbours | None = None,
-    lens: LogitLens | None = None,
+    where: Path | str, model: str, source: str, collected: Collected, strings: Sequence[str], geometry: Geometry | None = None
 ) -> None:
-    """Writes a feature store to `path`, in place of an older one only when all is written.
+    """Writes a feature store, in place of an older one only when all is written.
 
     Arguments:
-    - `path`: the file, such as `features.db`.
+    - `where`: the file, such as `features.db`, or a URL of a PostgreSQL database and schema.
     - `model`, `source`: the first two parts of the features' identity.
     - `collected`: what the pass kept.
     - `strings`: every token of the subject as text, by id.
-    - `neighbours`, `lens`: geometry of the decoder directions, where it is known.
+    - `geometry`: of the directions, where it is known.
 
-    Raises `Conflict` if the file cannot be written or is in use.
+    Raises `Conflict` if it cannot be written or is in use.
     """
+    writer = _Writer(collected, strings, geometry or Geometry())
+    if is_server(where):
+        _write_schema(str(where), writer, model, source)
+        return
+    path = file_of(where)
     with whole(path) as half:
         engine = create_engine(f"sqlite:///{half}")
         try:
             with engine.begin() as connection:
                 connection.execute(text("PRAGMA journal_mode = MEMORY"))
-                tables.metadata.create_all(connection)
-                connection.execute(text(tables.WORDS))
-                _Writer(connection, collected, strings, lens).write(model, source, neighbours)
+                writer.write(connection, model, source)
         except DatabaseError as error:
             raise cannot_write(path, error.orig or error) from None
         finally:
             engine.dispose()
         _release(path)
+
+
+def _write_schema(url: str, writer: "_Writer", model: str, source: str) -> None:
+    """All of a schema in one transaction: readers see the old store until the new one is whole."""
+    engine, schema = server_engine(url)
+    try:
+        with engine.begin() as connection:
+            connection.execute(text(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE'))
+            connection.execute(text(f'CREATE SCHEMA "{schema}"'))
+            writer.write(connection, model, source)
+    except DatabaseError as error:
+        raise Conflict(f"Cannot write to {url}: {error.orig}".strip() + ". Is the database there, and may this user write to it?") from None
+    finally:
+        engine.dispose()
 
 
 def _release(path: Path) -> None:
@@ -78,17 +103,23 @@ def _release(path: Path) -> None:
 class _Writer:
     """Fills the tables of one store."""
 
-    def __init__(self, connection: Connection, collected: Collected, strings: Sequence[str], lens: LogitLens | None) -> None:
-        self.connection = connection
+    connection: Connection
+
+    def __init__(self, collected: Collected, strings: Sequence[str], geometry: Geometry) -> None:
         self.collected = collected
         self.strings = strings
-        self.lens = lens
+        self.geometry = geometry
+        self.lens = geometry.lens
         kept = [table.segment for table in collected.kept.values()]
         self.segments = np.unique(np.concatenate([*(ids[ids >= 0] for ids in kept), collected.pool.segments[collected.pool.seen]]))
         self.ids, self.counted = collected.grid.tokens(self.segments)
+        self.domains = self._domains()
 
-    def write(self, model: str, source: str, neighbours: Neighbours | None) -> None:
-        """Fills every table."""
+    def write(self, connection: Connection, model: str, source: str) -> None:
+        """Makes and fills every table."""
+        self.connection = connection
+        tables.metadata.create_all(connection)
+        create_words(connection)
         collected = self.collected
         facts = {
             "schema": tables.SCHEMA,
@@ -105,7 +136,7 @@ class _Writer:
         self._insert(tables.segments, self._segment_rows())
         self._insert(tables.examples, self._example_rows())
         self._features()
-        self._geometry(neighbours)
+        self._geometry()
         pool = collected.pool
         for name in ("segments", "seen", "feature", "member", "peak"):
             array: np.ndarray = getattr(pool, name)
@@ -121,20 +152,23 @@ class _Writer:
         if held:
             self.connection.execute(insert(table), held)
 
+    def _domains(self) -> list[str]:
+        """Kind of each segment's document."""
+        grid, corpus = self.collected.grid, self.collected.grid.corpus
+        documents = corpus.window_document[self.segments // grid.per_window]
+        names = {number: corpus.document(number).domain for number in np.unique(documents).tolist()}
+        return [names[number] for number in documents.tolist()]
+
     def _segment_rows(self) -> Iterator[dict[str, Any]]:
         grid, corpus = self.collected.grid, self.collected.grid.corpus
-        domains: dict[int, str] = {}
         splits = grid.split(self.segments)
         for row, segment in enumerate(self.segments.tolist()):
             window, place = divmod(segment, grid.per_window)
-            document = int(corpus.window_document[window])
-            if document not in domains:
-                domains[document] = corpus.document(document).domain
             start = place * grid.width - grid.before
             yield {
                 "segment": segment,
-                "document": document,
-                "domain": domains[document],
+                "document": int(corpus.window_document[window]),
+                "domain": self.domains[row],
                 "split": int(splits[row]),
                 "position": int(corpus.window_start[window]) - int(corpus.policy.prepend_bos) + start,
                 "start": start,
@@ -158,13 +192,13 @@ class _Writer:
                     }
 
     def _features(self) -> None:
-        collected, statistics = self.collected, self.collected.statistics
-        rows, extra, words = [], [], []
+        collected, statistics, tagger = self.collected, self.collected.statistics, self._tagger()
+        rows, extra, words = [], [], {}
         density, mean = statistics.density, statistics.mean
         for feature in track(range(collected.d_sae), stage="write", total=collected.d_sae, unit="features"):
-            peaks, previous = self._peak_counts(feature)
+            sampled = self._sampled(feature)
+            peaks, previous = _counts(sampled.peak), _counts(sampled.previous)
             top = [self.strings[token] for token, _ in peaks[:TOP_TOKENS]]
-            dead = bool(statistics.count[feature] == 0)
             row = {
                 "index": feature,
                 "count": int(statistics.count[feature]),
@@ -172,17 +206,27 @@ class _Writer:
                 "max": float(statistics.max[feature]),
                 "min": float(statistics.min[feature]),
                 "mean": float(mean[feature]),
-                "dead": dead,
+                "dead": bool(statistics.count[feature] == 0),
                 "top_tokens": json.dumps(top, ensure_ascii=False),
+                "tags": json.dumps(tagger.tags(float(density[feature]), sampled)),
             }
-            rows.append({**row, "tags": json.dumps(_tags(dead, float(density[feature]), peaks, self.strings))})
-            words.append({"rowid": feature, "tokens": " ".join(top)})
+            rows.append(row)
+            words[feature] = " ".join(top)
             extra.append({"feature": feature, **self._detail(feature, peaks, previous)})
             if len(rows) == _ROWS or feature == collected.d_sae - 1:
                 self._insert(tables.features, rows)
                 self._insert(tables.details, extra)
-                self.connection.execute(text("INSERT INTO words (rowid, label, tokens) VALUES (:rowid, '', :tokens)"), words)
-                rows, extra, words = [], [], []
+                insert_words(self.connection, words)
+                rows, extra, words = [], [], {}
+
+    def _tagger(self) -> Tagger:
+        grid, own = self.collected.grid, slice(self.collected.grid.before, None)
+        texts = ("".join([self.strings[token] for token in map(int, row[row >= 0])]) for row in self.ids)
+        pool = np.searchsorted(self.segments, self.collected.pool.segments[self.collected.pool.seen])
+        row, column = np.nonzero(self.counted[pool][:, own])
+        positions = self.segments[pool][row] % grid.per_window * grid.width + column
+        special = [number for number in grid.corpus.policy.special_ids if number < len(self.strings)]
+        return Tagger(self.strings, special, TextKinds.of(texts, self.domains), pool, positions)
 
     def _detail(self, feature: int, peaks: list[tuple[int, int]], previous: list[tuple[int, int]]) -> dict[str, Any]:
         statistics = self.collected.statistics
@@ -193,29 +237,30 @@ class _Writer:
             "peak_tokens": json.dumps(peaks[:PEAK_TOKENS]),
             "previous_tokens": json.dumps(previous[:PEAK_TOKENS]),
             "kurtosis": float(self.lens.kurtosis[feature]) if self.lens else None,
+            "skew": float(self.lens.skew[feature]) if self.lens else None,
+            "x": float(self.geometry.places[feature, 0]) if self.geometry.places is not None else None,
+            "y": float(self.geometry.places[feature, 1]) if self.geometry.places is not None else None,
         }
 
-    def _peak_counts(self, feature: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        """Tokens at which the feature's segments peak, and tokens before them, with counts; from the uniform samples."""
-        peaks: Counter[int] = Counter()
-        previous: Counter[int] = Counter()
-        for kind in ("explain", "select", "score"):
-            kept = self.collected.kept[kind]
-            size = int((kept.segment[feature] >= 0).sum())
-            if size:
-                row = np.searchsorted(self.segments, kept.segment[feature, :size])
-                column = peak_columns(kept.levels[feature, :size], self.collected.grid)
-                peaks.update(self.ids[row, column].tolist())
-                previous.update(token for token in self.ids[row, column - 1][column > 0].tolist() if token >= 0)
-        return peaks.most_common(), previous.most_common()
+    def _sampled(self, feature: int) -> Sampled:
+        """Where the segments of the feature's uniform samples peak, and what stands there."""
+        grid, parts = self.collected.grid, [self.collected.kept[kind] for kind in ("explain", "select", "score")]
+        sizes = [int((kept.segment[feature] >= 0).sum()) for kept in parts]
+        numbers = np.concatenate([kept.segment[feature, :size] for kept, size in zip(parts, sizes, strict=True)])
+        levels = np.concatenate([kept.levels[feature, :size] for kept, size in zip(parts, sizes, strict=True)])
+        row, column = np.searchsorted(self.segments, numbers), peak_columns(levels, grid)
+        before = np.where(column > 0, self.ids[row, column - 1], -1)
+        position = numbers % grid.per_window * grid.width + column - grid.before
+        return Sampled(peak=self.ids[row, column], previous=before, position=position, row=row)
 
-    def _geometry(self, neighbours: Neighbours | None) -> None:
-        if neighbours is not None:
-            index, cosine = neighbours.index.tolist(), neighbours.cosine.tolist()
+    def _geometry(self) -> None:
+        for kind, near in self.geometry.neighbours.items():
+            index, similarity = near.index.tolist(), near.similarity.tolist()
             ranked = (
-                {"feature": feature, "rank": rank, "other": other, "cosine": cosine[feature][rank]}
+                {"feature": feature, "kind": kind, "rank": rank, "other": other, "similarity": similarity[feature][rank]}
                 for feature, others in enumerate(index)
                 for rank, other in enumerate(others)
+                if other != NOBODY
             )
             self._insert(tables.neighbours, ranked)
         if self.lens is not None:
@@ -224,14 +269,11 @@ class _Writer:
             self._insert(tables.logits, rows)
 
 
+def _counts(tokens: Int[np.ndarray, " n"]) -> list[tuple[int, int]]:
+    """Tokens with how often they occur, most frequent first."""
+    return Counter(tokens[tokens >= 0].tolist()).most_common()
+
+
 def peak_columns(levels: Int[np.ndarray, "n length"], grid: Grid) -> Int[np.ndarray, " n"]:
     """The column of each segment's strongest own token (left context does not count)."""
     return grid.before + np.abs(levels[:, grid.before :].astype(np.int16)).argmax(1)
-
-
-def _tags(dead: bool, density: float, peaks: list[tuple[int, int]], strings: Sequence[str]) -> list[str]:
-    folded: Counter[str] = Counter()
-    for token, count in peaks:
-        folded[strings[token].strip().lower()] += count
-    single = bool(folded) and folded.most_common(1)[0][1] >= _TOKEN_SHARE * folded.total()
-    return [name for name, holds in (("dead", dead), ("dense", density > DENSE), ("token", single)) if holds]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from saelab.dictionary import Dictionary, assemble
 from saelab.errors import Corrupt, Invalid, NotFound
+from saelab.provenance import Provenance
 from saelab.registry import Registry
 
 
@@ -30,6 +31,8 @@ class Origin:
     """Where a transcoder writes; none for any other dictionary."""
     prepend_bos: bool | None = None
     """Whether windows began with the beginning-of-sequence token."""
+    provenance: Provenance | None = None
+    """All of it, where saelab itself saved the dictionary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,9 @@ class Foreign:
 
     def dictionary(self) -> Dictionary:
         """Our dictionary of it. Raises `NotFound` for an architecture that saelab does not have, `Corrupt` for tensors that do not fit."""
-        return assemble(self.architecture, self.settings, self.tensors, self.file)
+        dictionary = assemble(self.architecture, self.settings, self.tensors, self.file)
+        dictionary.provenance = self.origin.provenance
+        return dictionary
 
 
 class Format(ABC):

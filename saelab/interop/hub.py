@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from saelab.errors import NotFound
+from saelab.hub import hub
 
 
 def download(repo: str, path: str, revision: str | None = None) -> Path:
@@ -21,7 +22,8 @@ def download(repo: str, path: str, revision: str | None = None) -> Path:
     wanted = path.strip("/")
     beside = [f"{parent}/config.json".removeprefix("./") for parent in Path(wanted).parents] if wanted else []
     try:
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[wanted, f"{wanted}/*", *beside] if wanted else None))
+        with hub():
+            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[wanted, f"{wanted}/*", *beside] if wanted else None))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
         raise NotFound(

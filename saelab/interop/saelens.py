@@ -1,7 +1,8 @@
 """SAELens: `cfg.json` and `sae_weights.safetensors`, of version 6 and before, finished or a training checkpoint.
 
-A finished folder of a known layout is what saelab itself writes. The rest is brought into that form: a `cfg.json` from before version 6 is
-flat and has other names, and a checkpoint in training has its input scale beside the weights and, for BatchTopK, one threshold for all.
+A finished folder of a known layout is what saelab itself writes, with a block of its own that says the rest. All else is brought into that
+form: a `cfg.json` from before version 6 is flat and has other names, and a checkpoint in training has its input scale beside the weights
+and, for BatchTopK, one threshold for all.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,9 @@ from torch import Tensor
 from saelab.dictionary import CONFIG_FILE, WEIGHTS_FILE, Dictionary, save_dictionary
 from saelab.errors import Invalid
 from saelab.interop.base import FORMATS, Foreign, Format, Origin, read_json
+from saelab.provenance import Provenance
 from saelab.tensors import read_tensors
+from saelab.values import from_dict
 
 _FOUR = ("W_enc", "b_enc", "W_dec", "b_dec")
 LAYOUTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -56,7 +59,7 @@ class SAELens(Format):
         metadata = settings.get("metadata") or {}
         ours: Mapping[str, Any] = metadata.get("saelab") or {}
         layout = str(settings["architecture"])
-        if layout not in LAYOUTS and layout not in _TRAINED_AS:
+        if layout not in LAYOUTS and layout not in _TRAINED_AS and not ours:
             raise Invalid(f"{file}: the architecture is {layout!r}; saelab reads {', '.join([*LAYOUTS, *_TRAINED_AS])} from SAELens.")
         _check(file, settings)
         if layout == "matching_pursuit":
@@ -67,7 +70,7 @@ class SAELens(Format):
             tensors["threshold"] = tensors.pop("topk_threshold").float().expand(settings["d_sae"])
         known = {**_TRAINED_AS, **{name: architecture for name, (architecture, _) in LAYOUTS.items()}}
         return Foreign(
-            architecture=str(ours.get("architecture", known[layout])),
+            architecture=str(ours.get("architecture") or known[layout]),
             settings={**settings, **({"config": ours["config"]} if "config" in ours else {})},
             tensors=tensors,
             origin=Origin(
@@ -75,6 +78,7 @@ class SAELens(Format):
                 hook=metadata.get("hook_name"),
                 target_hook=metadata.get("hook_name_out") if layout.endswith("transcoder") else None,
                 prepend_bos=metadata.get("prepend_bos"),
+                provenance=from_dict(Provenance, ours["provenance"]) if ours.get("provenance") else None,
             ),
             file=path / WEIGHTS_FILE,
         )

@@ -4,6 +4,7 @@ A predicate is a small tree of frozen values with strict JSON, tagged by `kind`.
 and in lower case. Every predicate looks backwards only, save `next`, which looks one token ahead.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import reduce
@@ -16,6 +17,8 @@ from pydantic import Field
 from saelab.errors import Invalid
 from saelab.features.vocabulary import SHAPES, Texts, affix_number
 from saelab.values import from_json, to_json, value
+
+_PIECE = re.compile(r" ?\w+| ?[^\w\s]+|\n|[^\S\n]+")
 
 
 class Rule(ABC):
@@ -32,6 +35,10 @@ class Rule(ABC):
     def fires(self, tokens: Sequence[str]) -> list[bool]:
         """At which tokens of one text it fires."""
         return self.mask(Texts.of(tokens))[0].tolist() if tokens else []
+
+    def matches(self, text: str | Sequence[str]) -> bool:
+        """Whether it fires anywhere in a text: one given as tokens, or any other, which is taken apart into words and marks."""
+        return any(self.fires(_PIECE.findall(text) if isinstance(text, str) else text))
 
     def clauses(self) -> int:
         """How many simple predicates it is made of."""

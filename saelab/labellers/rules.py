@@ -13,10 +13,8 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Bool, Int
 
-from saelab.errors import Unscored
 from saelab.features.views import ExplainView, Windows
-from saelab.features.vocabulary import fold
-from saelab.labellers.base import LABELLERS, Labeller
+from saelab.labellers.base import LABELLERS, Labeller, need_windows, output_clause
 from saelab.labellers.candidates import candidates
 from saelab.labellers.predicates import AllOf, AnyOf, Rule, shown, write
 from saelab.records import Label
@@ -56,13 +54,10 @@ class Rules(Labeller):
 
     def label(self, view: ExplainView) -> Label:
         """The label of a feature. Raises `Unscored` where it fires in too few windows."""
-        if len(view.positives) < self.min_windows:
-            raise Unscored(f"fires in {len(view.positives)} windows of the explain documents, at least {self.min_windows} are needed")
-        if not len(view.negatives):
-            raise Unscored("fires in every window of the pool of explain documents, so that nothing can be told apart")
+        need_windows(view, self.min_windows)
         ranked = self._fitted(view)
         rule, precision = self._chosen(view, ranked)
-        output = self._output(view)
+        output = output_clause(view, self.promoted)
         if precision < self.threshold:
             tops = ", ".join(shown(token) for token in _top_tokens(view.positives))
             return self._made(f"no simple rule found; strongest on {tops}", "", output, None)
@@ -110,14 +105,6 @@ class Rules(Labeller):
         found = average_precisions(np.array(up), np.array(down), view.select_positives.strength)
         best = int(np.argmax(found - self.price * np.array([item.rule.clauses() for item in ranked])))
         return ranked[best].rule, float(found[best])
-
-    def _output(self, view: ExplainView) -> str:
-        if not view.promoted or view.kurtosis <= view.kurtosis_null:
-            return ""
-        whole = [token for token in view.promoted if "\ufffd" not in token]  # half a character says nothing
-        different = {fold(token): token for token in reversed(whole)}
-        tokens = [token for token in whole if different[fold(token)] == token][: self.promoted]
-        return "promotes " + ", ".join(shown(token) for token in tokens)
 
 
 def _joins(one: _Tried, other: _Tried) -> Iterator[tuple[Rule, _Masks]]:

@@ -55,3 +55,24 @@ def interval(samples: Float[np.ndarray, " draw"]) -> tuple[float | None, float |
         return None, None
     low, high = np.quantile(real, (0.025, 0.975))
     return float(low), float(high)
+
+
+def ratios(weights: Float[np.ndarray, "r w"], part: Float[np.ndarray, "b w"], whole: Float[np.ndarray, "b w"]) -> Float[np.ndarray, "r b"]:
+    """Sum of some parts over the sum of their wholes, for each weighting of the windows; NaN where the whole is nothing."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (weights @ part.T) / (weights @ whole.T)
+
+
+def correlations(
+    weights: Float[np.ndarray, "r w"],
+    predicted: Float[np.ndarray, "b w pos"],
+    actual: Float[np.ndarray, "w pos"],
+    counted: Float[np.ndarray, "w pos"],
+) -> Float[np.ndarray, "r b"]:
+    """Pearson correlation over the counted tokens, for each weighting of the windows; 0 where one side is constant."""
+    p, a, one = predicted * counted, actual * counted, counted.astype(np.float64)
+    n, sum_a, squares_a = (weights @ part.sum(-1) for part in (one, a, a * a))
+    sum_p, squares_p, products = ((part.sum(-1) @ weights.T).T for part in (p, p * p, p * a))
+    cross = products - sum_p * (sum_a / n)[:, None]
+    spread = (squares_p - sum_p**2 / n[:, None]) * (squares_a - sum_a**2 / n)[:, None]
+    return np.where(spread > 1e-12, cross / np.sqrt(np.maximum(spread, 1e-12)), 0.0)

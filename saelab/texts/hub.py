@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from saelab.errors import Invalid, NotFound
+from saelab.hub import hub
 from saelab.texts.base import TEXTS, Document, TextSource
 from saelab.texts.chats import messages_of
 from saelab.texts.rows import column
@@ -69,7 +70,9 @@ class Hub(TextSource):
             if (Path(self.name) / "state.json").is_file() or (Path(self.name) / "dataset_dict.json").is_file():
                 yield from _split(datasets.load_from_disk(self.name), self.split)
             else:
-                yield from datasets.load_dataset(self.name, self.subset, split=self.split, streaming=self.streaming)
+                with hub():
+                    rows = datasets.load_dataset(self.name, self.subset, split=self.split, streaming=self.streaming)
+                yield from rows
         except (DatasetNotFoundError, FileNotFoundError) as error:
             raise NotFound(f"No data set {self.name!r}: {error} Check the name, or whether you must log in to read it.") from None
         except ConnectionError as error:

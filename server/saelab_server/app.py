@@ -11,11 +11,11 @@ from starlette.middleware.gzip import GZipMiddleware
 from saelab_server.dashboard import add_dashboard
 from saelab_server.errors import add_error_handlers
 from saelab_server.guard import Guard
-from saelab_server.parts import open_features, open_work
-from saelab_server.routes import activations, features, figures, health, runs, search, sources, steering
+from saelab_server.parts import embed_text, open_features, open_work
+from saelab_server.routes import activations, chat, features, figures, health, runs, search, sources, steering
 from saelab_server.schema import describe
 from saelab_server.settings import WEB, Settings
-from saelab_server.state import OpenFeatures, OpenWork, State
+from saelab_server.state import Embed, OpenFeatures, OpenWork, State
 
 _ROUTERS = (runs, sources, features, search, activations, steering, figures)
 
@@ -25,6 +25,7 @@ def create_app(
     *,
     open_features: OpenFeatures = open_features,
     open_work: OpenWork = open_work,
+    embed: Embed = embed_text,
     web: Path = WEB,
 ) -> FastAPI:
     """The service over the folder `settings.runs`.
@@ -32,13 +33,14 @@ def create_app(
     Arguments:
     - `settings`: from the environment where none are given.
     - `open_features`, `open_work`: how a dictionary of a run is opened.
+    - `embed`: the meaning of a text as a vector.
     - `web`: folder of the built dashboard; without one, `/` says how to build it.
     """
     settings = settings or Settings()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        app.state.saelab = State(settings, open_features, open_work)
+        app.state.saelab = State(settings, open_features, open_work, embed)
         yield
 
     app = FastAPI(
@@ -56,6 +58,7 @@ def create_app(
     app.include_router(health.router)
     for noun in _ROUTERS:
         app.include_router(noun.router, prefix="/api/v1")
+    app.include_router(chat.router)
     add_dashboard(app, web)
     app.openapi = lambda: describe(app)
     return app

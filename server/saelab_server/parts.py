@@ -1,14 +1,32 @@
-"""What the service asks of an open dictionary, and the two functions that open one. Tests give doubles of both.
+"""What the service asks of an open dictionary, and the functions that open one. Tests give doubles of both.
 
 Browsing features needs no torch; what needs the model is imported when the first request asks for it.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
+from saelab.conversations import Message
+from saelab.embeddings import embedder
+from saelab.features.database import store_place
 from saelab.features.store import FeatureStore
 from saelab.records import Completion, SteerRequest, SteerToken, TokenActivations
 from saelab.run import Run
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the subject said in a conversation."""
+
+    text: str
+    """Its words."""
+    tokens_in: int
+    """Tokens of the conversation before."""
+    tokens_out: int
+    """Tokens that it wrote."""
 
 
 class Work(Protocol):
@@ -34,10 +52,14 @@ class Work(Protocol):
         """The same token by token; the completion comes last."""
         ...
 
+    def chat(self, messages: Sequence[Message], max_tokens: int, temperature: float, seed: int) -> Answer:
+        """The subject's own answer in a conversation. Raises `Invalid` where it has no chat template or the conversation is too long."""
+        ...
+
 
 def open_features(run: Run, source: str) -> FeatureStore:
     """The stored features of a dictionary. Raises `NotFound` where they were not collected yet."""
-    return FeatureStore(run.source(source).path / "features.db")
+    return FeatureStore(store_place(run.source(source).path))
 
 
 def open_work(run: Run, source: str) -> Work:
@@ -45,3 +67,8 @@ def open_work(run: Run, source: str) -> Work:
     from saelab_server.work import LabWork
 
     return LabWork(run, source)
+
+
+def embed_text(text: str) -> np.ndarray:
+    """The meaning of a text as a vector. Raises `NotFound` where the sentence encoder is not installed."""
+    return embedder("minilm").texts([text])[0]

@@ -7,18 +7,21 @@ from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from saelab.describe import describe_run
 from saelab.errors import Conflict, NotFound, SaelabError, unknown
 from saelab.features.store import FeatureStore
 from saelab.records import RunSummary, Source
 from saelab.run import Run
 from saelab_server.errors import Busy
-from saelab_server.parts import Work
+from saelab_server.parts import Work, embed_text
 from saelab_server.settings import Settings
 
 T = TypeVar("T")
 OpenFeatures = Callable[[Run, str], FeatureStore]
 OpenWork = Callable[[Run, str], Work]
+Embed = Callable[[str], np.ndarray]
 
 
 class Kept(Generic[T]):
@@ -53,10 +56,12 @@ class State:
     Arguments:
     - `settings`: where the runs are, and the limits.
     - `open_features`, `open_work`: how a dictionary of a run is opened.
+    - `embed`: the meaning of a text as a vector.
     """
 
-    def __init__(self, settings: Settings, open_features: OpenFeatures, open_work: OpenWork) -> None:
+    def __init__(self, settings: Settings, open_features: OpenFeatures, open_work: OpenWork, embed: Embed = embed_text) -> None:
         self.settings = settings
+        self.embed = embed
         self._features = Kept(open_features, settings.max_stores)
         self._works = Kept(open_work, settings.max_labs)
         self._turns: defaultdict[str, Lock] = defaultdict(Lock)
@@ -84,6 +89,11 @@ class State:
         if not found:
             raise _missing(model, name, sources, runs)
         return found[0]
+
+    def models(self) -> dict[str, Source]:
+        """The models that can answer, each with a dictionary through which it is opened: one whose features were collected."""
+        sources = [source for run in self.runs() for source in run.sources if "collect" in source.stages]
+        return {source.model: source for source in reversed(sources)}
 
     def folder(self, source: Source) -> Path:
         """Where a dictionary lies."""

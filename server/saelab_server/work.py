@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
+from saelab.conversations import Message
 from saelab.lab import Lab, activations_on
 from saelab.records import Completion, SteerRequest, SteerToken, TokenActivations
 from saelab.run import Run
 from saelab.steering import check_request, steer, stream_steer
+from saelab_server.parts import Answer
 
 
 class LabWork:
@@ -38,3 +40,11 @@ class LabWork:
     def stream_steer(self, request: SteerRequest) -> Iterator[SteerToken | Completion]:
         """The same token by token; the completion comes last."""
         return stream_steer(self._lab, request)
+
+    def chat(self, messages: Sequence[Message], max_tokens: int, temperature: float, seed: int) -> Answer:
+        """The subject's own answer in a conversation. Raises `Invalid` where it has no chat template or the conversation is too long."""
+        subject = self._lab.subject
+        prompt = subject.encode(subject.chat_text(messages, reply=True))
+        steps = subject.generate(prompt, [{}], editable=[True] * len(prompt), max_tokens=max_tokens, temperature=temperature, seed=seed)
+        ids = [token for (token,) in steps if token is not None]
+        return Answer(text=subject.decode(ids), tokens_in=len(prompt), tokens_out=len(ids))

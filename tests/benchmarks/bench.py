@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from saelab.activations.base import Chunk
 from saelab.features.collect import CollectConfig, collect
 from saelab.lab import Lab
 from saelab.run import versions
@@ -124,11 +125,18 @@ def bench_train(lab: Lab) -> dict[str, float]:
 
 def bench_collect(lab: Lab) -> dict[str, float]:
     """Tokens a second of the collection pass, and of its encoding alone."""
-    chunks = [chunk for _, chunk in zip(range(2), lab.store.chunks(), strict=False)]
+    chunks = [lab.store.chunk(number) for number in range(2)]
     rows = sum(len(chunk.x) for chunk in chunks)
 
+    class Two:
+        def chunk_rows(self) -> tuple[int, ...]:
+            return tuple(len(chunk.x) for chunk in chunks)
+
+        def chunk(self, number: int) -> Chunk:
+            return chunks[number]
+
     def ours() -> int:
-        collect(lab.dictionary, chunks, lab.corpus, CollectConfig())
+        collect(lab.dictionary, Two(), lab.corpus, CollectConfig(device="cpu"))
         return rows
 
     def encode() -> int:

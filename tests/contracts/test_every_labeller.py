@@ -4,12 +4,14 @@ import dataclasses
 
 import planted
 import pytest
+from endpoint import oracle, serving
 
 from saelab.errors import Unscored
 from saelab.features.collect import CollectConfig
 from saelab.features.views import Views
 from saelab.labellers.base import LABELLERS, label_features
 from saelab.labellers.predicates import TokenIs, parse
+from saelab.llm import Endpoint
 from saelab.values import from_json, to_json
 
 LARGE = CollectConfig(top=12, explain=40, select=16, score=40, width=16, before=8, pool=1500)
@@ -32,13 +34,25 @@ def name(request):
     return request.param
 
 
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch, serving(oracle) as endpoint:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield endpoint.url
+
+
+@pytest.fixture
+def labeller(name, url):
+    kind = LABELLERS[name]
+    return kind(url=url) if issubclass(kind, Endpoint) else kind()
+
+
 def test_a_labeller_is_its_own_config(name):
     labeller = LABELLERS[name]()
     assert from_json(type(labeller), to_json(labeller)) == labeller
 
 
-def test_a_label_says_who_made_it_and_how(name, views):
-    labeller = LABELLERS[name]()
+def test_a_label_says_who_made_it_and_how(name, labeller, views):
     for index in (planted.COURT, planted.NOISE, planted.DENSE):
         label = labeller.label(views.explain(index))
         assert label.labeller == name
@@ -49,19 +63,17 @@ def test_a_label_says_who_made_it_and_how(name, views):
             assert parse(label.predicate).words()
 
 
-def test_labels_are_the_same_every_time(name, views):
-    labeller = LABELLERS[name]()
+def test_labels_are_the_same_every_time(labeller, views):
     assert labeller.label(views.explain(planted.TOPIC)) == labeller.label(views.explain(planted.TOPIC))
 
 
-def test_a_feature_that_never_fires_has_no_label(name, views):
+def test_a_feature_that_never_fires_has_no_label(labeller, views):
     with pytest.raises(Unscored, match="0 windows"):
-        LABELLERS[name]().label(views.explain(planted.DEAD))
+        labeller.label(views.explain(planted.DEAD))
 
 
-def test_labelling_goes_on_where_it_was_cut_short(name, tmp_path):
+def test_labelling_goes_on_where_it_was_cut_short(name, labeller, tmp_path):
     store = planted.store(tmp_path / "features.db")
-    labeller = LABELLERS[name]()
     assert label_features(store, labeller, [0, 4, 7]) == 3
     assert store.unlabelled(name)[:3] == [1, 2, 3]
     assert store.label(4, name).text.startswith("no label: fires in 0 windows")

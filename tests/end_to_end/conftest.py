@@ -46,10 +46,10 @@ def saelab(monkeypatch, capsys):
 def process():
     """The command, run in a process of its own."""
 
-    def run(*words: object) -> Ended:
+    def run(*words: object, module: str = "saelab_server") -> Ended:
         paths = os.pathsep.join([str(ROOT), str(ROOT / "server")])
         environment = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
-        found = subprocess.run([sys.executable, "-m", "saelab_server", *map(str, words)], env=environment, capture_output=True, text=True)
+        found = subprocess.run([sys.executable, "-m", module, *map(str, words)], env=environment, capture_output=True, text=True)
         return Ended(found.returncode, found.stdout, found.stderr)
 
     return run

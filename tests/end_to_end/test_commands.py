@@ -39,6 +39,8 @@ DESCRIBED = {
     "sweep": (TrainConfig,),
     "evaluate": (EvaluateConfig,),
     "collect": (CollectConfig,),
+    "firings": (),
+    "vectors": (),
     "label": (),
     "score": (),
     "steer": (),
@@ -115,7 +117,7 @@ def test_train_makes_a_dictionary_from_a_file_of_ones_own(saelab, tmp_path, kind
     assert found.provenance is not None
     assert (found.provenance.hook, found.provenance.context) == (HOOK, 64)
     assert Run(folder).need("read").facts["domains"].keys() == {"sentences"}
-    again = saelab("train", folder, *flags[:4], "sae:topk", "--sae.d-sae", 32, "--sae.k", 4)
+    again = saelab("train", folder, *flags[:4], "--sae.d-sae", 32, "--sae.k", 4)
     assert again.code == 0, again.err
     assert Run(folder).sources() == ["1-res-jumprelu", "1-res-topk"]
 

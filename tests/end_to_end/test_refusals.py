@@ -125,6 +125,8 @@ REFUSED = {
     "no tokens": ("steer PLACE/good --prompt the --feature 1 --max-tokens 0", "max_tokens is 0"),
     "below absolute zero": ("steer PLACE/good --prompt the --feature 1 --temperature -1", "temperature is -1"),
     "no dictionary to import": ("import PLACE/none PLACE/good --source new", "There is no .*none.*--repo"),
+    "no postings": ("firings PLACE/good --feature 1", "no postings.*--postings"),
+    "firings of nothing": ("firings PLACE/good", "--feature and --document"),
     "nothing known to import": ("import PLACE/good PLACE/good --source new", "in no known format.*Expected one of"),
     "import, unknown run": ("import PLACE/none PLACE/godd --source new", "Did you mean .*good"),
     "a hub that is not there": ("import layer_3 PLACE/good --source new --repo a/b", "hub did not give layer_3 of a/b.*copy it here"),
@@ -146,6 +148,8 @@ MISSPELT = {
     "train": ("train PLACE/good --train.stesp 3", "--train.stesp.*--train.steps"),
     "evaluate": ("evaluate PLACE/good --windos 3", "--windos.*--windows"),
     "collect": ("collect PLACE/good --tpo 3", "--tpo"),
+    "firings": ("firings PLACE/good --feature 1 --limti 3", "--limti.*--limit"),
+    "vectors": ("vectors PLACE/good PLACE/new.safetensors --poling max", "--poling.*--pooling"),
     "label": ("label PLACE/good --labeller.prise 3", "--labeller.prise.*--labeller.price"),
     "score": ("score PLACE/good --scorer.null 3", "--scorer.null.*--scorer.nulls"),
     "steer": ("steer PLACE/good --prompt a --feature 1 --strenght 3", "--strenght.*--strength"),
@@ -206,5 +210,5 @@ def test_a_full_disk_is_told_in_one_paragraph(saelab, tmp_path):
 
 def test_a_process_that_is_refused_fails_with_one_paragraph(process, place):
     before = names(place)
-    assert_refused(process("evaluate", place / "godd"), "Unknown run .*Did you mean .*good")
+    assert_refused(process("evaluate", place / "godd", module="saelab_server.cli"), "Unknown run .*Did you mean .*good")
     assert names(place) == before

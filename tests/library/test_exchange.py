@@ -14,7 +14,10 @@ from saelab.exchange import ImportConfig, export_dictionary, import_dictionary
 from saelab.features.collect import CollectConfig
 from saelab.interop.base import write_foreign
 from saelab.lab import Lab
+from saelab.saes.crosscoder import Crosscoder
+from saelab.saes.topk import TopK
 from saelab.saes.transcoder import Transcoder
+from saelab.training import TrainConfig
 
 HOOK = "blocks.1.hook_resid_post"
 
@@ -138,3 +141,46 @@ def test_a_matching_pursuit_of_saelens_comes_in_as_itda(run, tmp_path):
     import_dictionary(run, tmp_path / "pursuit", ImportConfig(source="pursuit", hook=HOOK))
     assert isinstance(Lab(run, "pursuit").dictionary, ITDA)
     assert evaluate(Lab(run, "pursuit"), EvaluateConfig(windows=8)).fvu.value < 1
+
+
+def test_a_folder_of_ones_own_keeps_what_it_was_trained_on(run, tmp_path):
+    own = shutil.copytree(run.source(SOURCE).path, tmp_path / "own")
+    file = own / "cfg.json"
+    settings = json.loads(file.read_text())
+    settings["metadata"]["model_name"] = "base"
+    settings["metadata"]["saelab"]["provenance"] |= {"model": "base", "max_norm": 12.5}
+    file.write_text(json.dumps(settings))
+    with pytest.raises(Conflict, match="made for the model base"):
+        import_dictionary(run, own, ImportConfig(source="own"))
+    import_dictionary(run, own, ImportConfig(source="own", model="toy"))
+    lab = Lab(run, "own")
+    assert lab.origin == replace(Lab(run, SOURCE).origin, model="base", max_norm=12.5)
+    stages.evaluate(run, EvaluateConfig(windows=8), "own")
+    facts = run.source("own").need("evaluate").facts
+    assert (facts["model"], facts["trained_on"]) == ("toy", "base")
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_folder_of_ones_own_with_several_hooks_comes_in_as_it_was(run, tmp_path, pooled):
+    beside, name = "blocks.0.hook_resid_post", f"several-{pooled}"
+    stages.capture_hooks(run, (HOOK, beside))
+    config = stages.TrainStage(
+        hook=HOOK, beside=(beside,), pooled=pooled, source=name, train=TrainConfig(steps=2, batch_size=64, sample=256)
+    )
+    stages.train(run, config, (TopK if pooled else Crosscoder).Config(d_sae=32, k=4))
+    import_dictionary(run, shutil.copytree(run.source(name).path, tmp_path / "own"), ImportConfig(source=f"again-{pooled}"))
+    lab, before = Lab(run, f"again-{pooled}"), Lab(run, name)
+    assert (lab.dictionary.architecture, lab.origin) == (before.dictionary.architecture, before.origin)
+    assert evaluate(lab, EvaluateConfig(windows=4)).fvu.value == evaluate(before, EvaluateConfig(windows=4)).fvu.value
+
+
+def test_a_dictionary_of_bare_vectors_is_told_its_hook_and_takes_the_runs_windows(run, tmp_path):
+    own = shutil.copytree(run.source(SOURCE).path, tmp_path / "own")
+    settings = json.loads((own / "cfg.json").read_text())
+    settings["metadata"] |= {"model_name": "embeddings", "hook_name": "vectors"}
+    settings["metadata"]["saelab"]["provenance"] |= {"model": "embeddings", "hook": "vectors", "context": 1}
+    (own / "cfg.json").write_text(json.dumps(settings))
+    with pytest.raises(Invalid, match="does not say where the dictionary reads"):
+        import_dictionary(run, own, ImportConfig(source="bare"))
+    import_dictionary(run, own, ImportConfig(source="bare", hook=HOOK))
+    assert Lab(run, "bare").origin == Lab(run, SOURCE).origin

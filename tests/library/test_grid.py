@@ -10,6 +10,7 @@ from saelab.analyses.quality import EvaluateConfig, evaluate
 from saelab.describe import describe_source, read_log
 from saelab.dictionary import WEIGHTS_FILE, load_dictionary
 from saelab.errors import Conflict, Invalid, NotFound
+from saelab.feeds import TrainStage
 from saelab.figures import training_curves
 from saelab.grid import SweepStage, sweep
 from saelab.lab import Lab
@@ -24,8 +25,8 @@ SHARES = [f"{kind}_recovered_{baseline}" for kind in ("ce", "kl") for baseline i
 EVALUATED = {f"eval/{name}" for name in ["fvu", "l0", "dead", "dense", "ce_increase", "kl", *SHARES]}
 
 
-def stage(**changes) -> SweepStage:
-    return SweepStage(hook=(HOOK,), train=TRAIN, **changes)
+def stage(*hooks: str, **grid) -> SweepStage:
+    return SweepStage(trainings=tuple(TrainStage(hook=hook, source="", train=TRAIN) for hook in hooks or (HOOK,)), **grid)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +132,6 @@ def test_hooks_are_swept_together(toy_run, tmp_path):
     run = copied(toy_run, tmp_path / "run")
     other = "blocks.0.hook_mlp_out"
     stages.capture(run, replace(recipes.toy().capture, hooks=(HOOK, other)))
-    made = sweep(run, SweepStage(hook=(HOOK, other), grid={"k": (4,)}, train=TRAIN), [TopK.Config(d_sae=64)])
+    made = sweep(run, stage(HOOK, other, grid={"k": (4,)}), [TopK.Config(d_sae=64)])
     assert made == ["1-res-topk-k4", "0-mlp-topk-k4"]
     assert [run.source(name).need("train").facts["hook"] for name in made] == [HOOK, other]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from folders import SOURCE, copied, full_disk, make_small, names, small, snapshot
 
-from saelab import recipes, stages
+from saelab import labels, recipes, stages
 from saelab.activations.disk import DiskStore
 from saelab.errors import Conflict, Invalid, NotFound
 from saelab.features.collect import CollectConfig
@@ -30,8 +30,8 @@ CALLS = {
     "train": lambda run, recipe: stages.train(run, recipe.train, recipe.sae),
     "evaluate": lambda run, recipe: stages.evaluate(run, recipe.evaluate),
     "collect": lambda run, recipe: stages.collect(run, recipe.collect),
-    "label": lambda run, recipe: stages.label(run, recipe.labeller),
-    "score": lambda run, recipe: stages.score(run, recipe.scorer),
+    "label": lambda run, recipe: labels.label(run, recipe.labeller),
+    "score": lambda run, recipe: labels.score(run, recipe.scorer),
 }
 """Each stage of a recipe."""
 

@@ -10,7 +10,8 @@ from saelab import stages
 from saelab.activations.disk import DiskStore
 from saelab.analyses.quality import EvaluateConfig, evaluate
 from saelab.analyses.splices import own, splice
-from saelab.errors import Invalid
+from saelab.errors import Conflict, Invalid, NotFound
+from saelab.interventions import feature_edits
 from saelab.lab import Lab, activations_on
 from saelab.records import Intervention, Quality, SteerRequest
 from saelab.run import Run, read_saved
@@ -122,24 +123,92 @@ def strongest(lab: Lab) -> int:
     return activations_on(lab, TEXT, top=1).features[0].index
 
 
-@pytest.mark.parametrize(("source", "op"), [("skip", "add"), ("skip", "ablate"), ("skip", "clamp"), ("cross", "add"), ("pooled", "clamp")])
+OPS = [
+    ("skip", "add"),
+    ("skip", "ablate"),
+    ("skip", "clamp"),
+    ("cross", "add"),
+    ("cross", "clamp"),
+    ("cross", "ablate"),
+    ("pooled", "clamp"),
+]
+
+
+@pytest.mark.parametrize(("source", "op"), OPS)
 def test_features_steer_where_they_are_written(run, source, op):
     lab = Lab(run, source)
     change = Intervention(feature=strongest(lab), op=op, strength=20.0)
     found = steer(lab, SteerRequest(prompt=TEXT, interventions=(change,), max_tokens=8))
-    assert found.hook == lab.origin.written_hooks[0]
+    assert found.hook == lab.origin.written_hooks[-1]
     assert found.dose > 0
     assert found.kl > 0
-    nothing = Intervention(feature=change.feature, op="scale" if source != "cross" else "add", strength=1.0 if source != "cross" else 0.0)
+    nothing = Intervention(feature=change.feature, op="scale", strength=1.0)
     same = steer(lab, SteerRequest(prompt=TEXT, interventions=(nothing,), max_tokens=8))
     assert (same.base, same.dose) == (same.steered, 0)
 
 
-def test_what_needs_a_crosscoders_codes_cannot_steer(run):
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_crosscoders_feature_is_set_at_its_last_hook_to_what_was_asked(run, tmp_path, turned):
+    copy = copied(run, tmp_path / "run")
+    if turned:  # the last in the forward pass need not be the last of the dictionary
+        trained_on(copy, stages.TrainStage(hook=POST, beside=(FIRST,), source="turned"), Crosscoder.Config(**SMALL))
+    lab = Lab(copy, "turned" if turned else "cross")
+    tokens, feature = torch.tensor([lab.subject.encode(TEXT)]), 0 if turned else strongest(lab)
+    plain = lab.rows(tokens)
+    z = lab.dictionary.encode(plain).dense()[..., feature]
+    edits = feature_edits(lab.dictionary, [Intervention(feature=feature, op="clamp", strength=3.0, unit="raw")], {})
+    seen: dict[str, torch.Tensor] = {}
+
+    def watched(hook, edit):
+        def keep(x, mask):
+            seen[hook] = edit(x, mask)
+            return seen[hook]
+
+        return keep
+
+    lab.subject.logits(tokens, {hook: watched(hook, edit) for hook, edit in edits.items()})
+    before = dict(zip(lab.origin.row_hooks, plain.split(lab.dictionary.widths, dim=-1), strict=True))
+    part = dict(zip(lab.origin.row_hooks, lab.dictionary.directions[feature].split(lab.dictionary.widths), strict=True))[POST]
+    assert torch.equal(seen[FIRST], before[FIRST])
+    ordinary = lab.dictionary.ordinary(plain)
+    expected = before[POST] + ((3.0 - z) * ordinary)[..., None] * part
+    assert torch.allclose(seen[POST], expected, atol=1e-4)
+
+
+def test_a_crosscoder_cannot_add_and_read_at_once(run):
     lab = Lab(run, "cross")
-    change = Intervention(feature=strongest(lab), op="clamp", strength=2.0)
-    with pytest.raises(Invalid, match="cannot clamp: .*Use the op `add`"):
-        steer(lab, SteerRequest(prompt=TEXT, interventions=(change,), max_tokens=2))
+    both = tuple(Intervention(feature=strongest(lab), op=op, strength=2.0) for op in ("add", "clamp"))
+    with pytest.raises(Invalid, match="adds at all of them, and clamp would then read changed activations"):
+        steer(lab, SteerRequest(prompt=TEXT, interventions=both, max_tokens=2))
+
+
+def test_a_pooled_dictionary_is_collected_and_steered_at_the_hook_that_is_named(run, tmp_path):
+    copy, config = copied(run, tmp_path / "run"), small().collect
+    with pytest.raises(Conflict, match=f"hook: '{POST}', now '{FIRST}'"):
+        stages.collect(copy, config, "pooled", hook=FIRST)
+    (copy.source("pooled").path / "collect.json").unlink()
+    stages.collect(copy, config, "pooled", hook=FIRST)
+    stages.collect(copy, config, "pooled")  # done, at that hook
+    lab, other = Lab(copy, "pooled"), Lab(copy, "pooled", POST)
+    assert (lab.hook, lab.origin.beside, lab.store.hook) == (FIRST, (POST,), FIRST)
+    assert lab.origin.limits() == other.origin.limits()
+    assert lab.dictionary.provenance.max_norm == DiskStore(run.activations(FIRST)).max_norm
+    rows = torch.cat([chunk.x for chunk in lab.store.chunks()]).float()
+    largest = lab.dictionary.encode(rows).dense().amax(0)
+    assert list(lab.max_acts([0, 1, 2]).values()) == pytest.approx(largest[:3].tolist(), rel=1e-2, abs=1e-3)
+    change = Intervention(feature=int(largest.argmax()), op="add", strength=2.0)
+    for opened, hook in ((lab, FIRST), (other, POST)):
+        found = steer(opened, SteerRequest(prompt=TEXT, interventions=(change,), max_tokens=4))
+        assert (found.hook, found.dose > 0) == (hook, True)
+    stages.evaluate(copy, EvaluateConfig(windows=4), "pooled")
+    assert tuple(read_saved(Quality, copy.source("pooled").path / "quality.json").hook_fvu) == (POST, FIRST)
+
+
+def test_a_hook_that_a_dictionary_does_not_know_is_refused(run):
+    with pytest.raises(NotFound, match=f"Unknown hook of the dictionary 'blocks.0.hook_resid_pots'. Did you mean {FIRST}"):
+        _ = Lab(run, "pooled", "blocks.0.hook_resid_pots").dictionary
+    with pytest.raises(Invalid, match=r"only a pooled one can be looked at elsewhere"):
+        _ = Lab(run, "cross", POST).dictionary
 
 
 def test_a_pooled_dictionary_has_seen_the_rows_of_both_hooks(run):

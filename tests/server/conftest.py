@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from service_doubles import FakeFeatures, FakeWork, write_run
@@ -44,6 +45,7 @@ def make_app(stage, web=Path("no such folder"), **settings):
         Settings(runs=stage.runs, wait_seconds=0.2, max_prompt_tokens=20, max_tokens=50, **settings),
         open_features=lambda run, source: stage.features,
         open_work=lambda run, source: stage.work,
+        embed=lambda text: np.full(1, float(len(text))),
         web=web,
     )
 

@@ -14,6 +14,7 @@ from saelab.records import (
     Feature,
     FeatureActivation,
     FeatureId,
+    FeatureMap,
     FeaturePage,
     FeatureRow,
     Histogram,
@@ -25,6 +26,7 @@ from saelab.records import (
 )
 from saelab.run import Run
 from saelab.values import to_dict, to_json
+from saelab_server.parts import Answer
 
 MODEL, SOURCE, D_SAE = "toy", "1-res-topk", 8
 BASE = f"/api/v1/models/{MODEL}/sources/{SOURCE}"
@@ -69,6 +71,7 @@ class FakeFeatures:
 
     def __init__(self) -> None:
         self.asked: dict[str, object] = {}
+        self.embedded = True
 
     def page(self, filters, *, cursor, limit, **others) -> FeaturePage:
         self.asked = {**vars(filters), **others, "cursor": cursor, "limit": limit}
@@ -102,8 +105,17 @@ class FakeFeatures:
             next=None,
         )
 
-    def neighbours(self, index: int) -> tuple[Neighbour, ...]:
-        return (Neighbour(index=(index + 1) % D_SAE, cosine=0.5),)
+    def neighbours(self, index: int, by: str = "decoder") -> tuple[Neighbour, ...]:
+        return (Neighbour(index=(index + 1) % D_SAE, similarity=0.5),)
+
+    def search_meaning(self, vector, limit: int) -> list[tuple[FeatureRow, float]]:
+        assert vector.shape == (1,)
+        if not self.embedded:
+            raise NotFound("No label was embedded yet. Run: saelab embed on its run.")
+        return [(row(i), (9 - i) / 10) for i in range(limit)]
+
+    def map(self) -> FeatureMap:
+        return FeatureMap(x=(0.5,) * D_SAE, y=(1.0,) * D_SAE)
 
     def search(self, words: str, limit: int) -> list[FeatureRow]:
         return [row(i) for i in range(D_SAE) if words in f"words {i}"][:limit]
@@ -127,6 +139,10 @@ class FakeWork:
         wanted = range(min(top, D_SAE)) if features is None else features
         found = tuple(FeatureActivation(index=i, label=None, max=1.0, values=(1.0,) * len(tokens)) for i in wanted)
         return TokenActivations(tokens=tokens, counted=(True,) * len(tokens), features=found)
+
+    def chat(self, messages, max_tokens, temperature, seed) -> Answer:
+        said = messages[-1]["content"].split()[:max_tokens]
+        return Answer(text=" ".join(said), tokens_in=sum(len(m["content"].split()) for m in messages), tokens_out=len(said))
 
     def check(self, request) -> None:
         if not request.interventions:

@@ -98,19 +98,21 @@ def test_a_dictionary_in_training_has_a_log_but_no_features(client, runs):
 
 def test_the_feature_table_passes_every_filter_on(client, features):
     query = "sort=lift&descending=true&q=sea&dead=false&labelled=true&min_density=0.1&max_density=0.5&min_lift=-1&cursor=2&limit=3"
+    query += "&tag=token&tag=ngram&without_tag=dense&min_score=0.5&max_score=0.9"
     page = ok(client.get(f"{BASE}/features?{query}"))
     assert [item["index"] for item in page["items"]] == [2, 3, 4]
     assert (page["total"], page["next_cursor"]) == (D_SAE, "5")
     assert features.asked == {
         "sort": "lift", "descending": True, "words": "sea", "dead": False, "labelled": True,
         "min_density": 0.1, "max_density": 0.5, "min_lift": -1.0, "cursor": "2", "limit": 3,
+        "tags": ("token", "ngram"), "without_tags": ("dense",), "min_score": 0.5, "max_score": 0.9,
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("sort=size", ["query.sort", "'density'"]),
+        ("min_score=inf", ["query.min_score"]),
         ("limit=0", ["query.limit"]),
         ("limit=many", ["query.limit", "integer"]),
         ("min_density=2", ["query.min_density"]),
@@ -125,7 +127,7 @@ def test_a_wrong_filter_is_refused_by_name(client, query, words):
 def test_a_feature_and_its_neighbours_are_given(client):
     feature = ok(client.get(f"{BASE}/features/7"))
     assert feature["id"] == {"model": MODEL, "source": SOURCE, "index": 7}
-    assert ok(client.get(f"{BASE}/features/7/neighbours")) == feature["neighbours"] == [{"index": 0, "cosine": 0.5, "label": None}]
+    assert ok(client.get(f"{BASE}/features/7/neighbours")) == feature["neighbours"] == [{"index": 0, "similarity": 0.5, "label": None}]
 
 
 @pytest.mark.parametrize("index", ["8", "-1", "1" * 30])
@@ -145,7 +147,24 @@ def test_search_finds_features_over_all_dictionaries(client, runs):
     assert len(ok(client.get("/api/v1/search?q=words&limit=2"))) == 4
 
 
-@pytest.mark.parametrize("query", ["", "?q=", "?q=a&limit=0"])
+def test_neighbours_of_an_unknown_kind_are_refused(client):
+    assert ok(client.get(f"{BASE}/features/7/neighbours?by=firing"))
+    refused(client.get(f"{BASE}/features/7/neighbours?by=name"), 422, "query.by", "'firing'")
+
+
+def test_the_map_has_a_place_for_every_feature(client):
+    assert len(ok(client.get(f"{BASE}/map"))["x"]) == D_SAE
+
+
+def test_search_by_meaning_gives_the_closest_labels_of_all_dictionaries(client, runs, features):
+    write_run(runs, "second", source="2-res-topk")
+    hits = ok(client.get("/api/v1/search?q=animals&mode=meaning&limit=2"))
+    assert [(hit["row"]["index"], hit["similarity"]) for hit in hits] == [(0, 0.9), (0, 0.9), (1, 0.8), (1, 0.8)]
+    features.embedded = False
+    refused(client.get("/api/v1/search?q=animals&mode=meaning"), 404, "saelab embed")
+
+
+@pytest.mark.parametrize("query", ["", "?q=", "?q=a&limit=0", "?q=a&mode=sense"])
 def test_a_search_without_words_is_refused(client, query):
     refused(client.get(f"/api/v1/search{query}"), 422, "query.")
 

@@ -16,6 +16,9 @@ const score = (metric: string, lift: number | null): Score => ({
   insufficient: false,
   failed: null,
   seed: 0,
+  failures: 0,
+  model: "",
+  prompt: "",
   made_by: "",
 });
 

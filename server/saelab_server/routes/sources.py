@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from saelab.describe import read_log
-from saelab.records import LogRow, Source
-from saelab_server.deps import SourceDep, StateDep
+from saelab.records import FeatureMap, LogRow, Source
+from saelab_server.deps import FeaturesDep, SourceDep, StateDep
 
 router = APIRouter(tags=["sources"])
 
@@ -29,3 +29,9 @@ def log_source(
 ) -> list[LogRow]:
     """The training log, also while training goes on: ask again with the last step seen."""
     return read_log(state.folder(source), after)
+
+
+@router.get("/models/{model}/sources/{source}/map")
+def map_source(features: FeaturesDep) -> FeatureMap:
+    """Where the features lie on a plane: those with close decoder directions lie close."""
+    return features.map()

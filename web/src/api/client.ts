@@ -33,7 +33,7 @@ export interface Place {
   source: string;
 }
 
-type Query = Record<string, string | number | boolean | null | undefined>;
+type Query = Record<string, string | number | boolean | readonly string[] | null | undefined>;
 
 export const getRuns = (stop: AbortSignal) => ask<Run[]>("/runs", { stop });
 
@@ -82,7 +82,8 @@ async function ask<T>(path: string, options: Options): Promise<T> {
 
 async function send(path: string, { query = {}, body, stop }: Options): Promise<Response> {
   const given = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== "");
-  const search = new URLSearchParams(given.map(([key, value]) => [key, String(value)])).toString();
+  const pairs = given.flatMap(([key, value]) => (Array.isArray(value) ? value : [value]).map((item) => [key, String(item)]));
+  const search = new URLSearchParams(pairs).toString();
   const init: RequestInit = body ? { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" } } : {};
   let response: Response;
   try {

@@ -144,6 +144,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/models/{model}/sources/{source}/map": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Map Source
+         * @description Where the features lie on a plane: those with close decoder directions lie close.
+         */
+        get: operations["sources-map"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/models/{model}/sources/{source}/features": {
         parameters: {
             query?: never;
@@ -193,7 +213,7 @@ export interface paths {
         };
         /**
          * Neighbours Feature
-         * @description Features with the closest decoder directions.
+         * @description The closest features: by cosine of their directions, or by the segments in which both fire.
          */
         get: operations["features-neighbours"];
         put?: never;
@@ -213,7 +233,7 @@ export interface paths {
         };
         /**
          * Features Search
-         * @description Features whose label or tokens hold the words, best first within each dictionary.
+         * @description Features whose label or tokens hold the words, or whose label means something alike.
          */
         get: operations["search-features"];
         put?: never;
@@ -304,6 +324,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/models": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Models
+         * @description The subjects of the runs.
+         */
+        get: operations["chat-list"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/chat/completions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Complete Chat
+         * @description What a subject answers, by its own chat template, without any change of its features.
+         */
+        post: operations["chat-complete"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -329,6 +389,181 @@ export interface components {
              * @default 10
              */
             top: number;
+        };
+        /**
+         * ChatChoice
+         * @description One answer.
+         */
+        ChatChoice: {
+            /**
+             * Index
+             * @description Its number, 0.
+             */
+            index: number;
+            /** @description What the model says. */
+            message: components["schemas"]["ChatMessage"];
+            /**
+             * Finish Reason
+             * @description Whether it came to an end, or to the limit of tokens.
+             * @enum {string}
+             */
+            finish_reason: "stop" | "length";
+        };
+        /**
+         * ChatCompletion
+         * @description The answer to a conversation.
+         */
+        ChatCompletion: {
+            /**
+             * Id
+             * @description A name for this answer alone.
+             */
+            id: string;
+            /**
+             * Object
+             * @description What this is.
+             * @constant
+             */
+            object: "chat.completion";
+            /**
+             * Created
+             * @description When, in seconds since 1970.
+             */
+            created: number;
+            /**
+             * Model
+             * @description Id of the subject.
+             */
+            model: string;
+            /**
+             * Choices
+             * @description The answer; always one.
+             */
+            choices: components["schemas"]["ChatChoice"][];
+            usage: components["schemas"]["ChatUsage"];
+        };
+        /**
+         * ChatMessage
+         * @description One message of a conversation.
+         */
+        ChatMessage: {
+            /**
+             * Role
+             * @description Who says it.
+             * @enum {string}
+             */
+            role: "system" | "user" | "assistant";
+            /**
+             * Content
+             * @description What is said.
+             */
+            content: string;
+        };
+        /**
+         * ChatModel
+         * @description A model that answers.
+         */
+        ChatModel: {
+            /**
+             * Id
+             * @description Id of the subject.
+             */
+            id: string;
+            /**
+             * Object
+             * @description What this is.
+             * @constant
+             */
+            object: "model";
+            /**
+             * Created
+             * @description Not known: 0.
+             */
+            created: number;
+            /**
+             * Owned By
+             * @description The run that it was opened from.
+             */
+            owned_by: string;
+        };
+        /**
+         * ChatModels
+         * @description The models that answer.
+         */
+        ChatModels: {
+            /**
+             * Object
+             * @description What this is.
+             * @constant
+             */
+            object: "list";
+            /**
+             * Data
+             * @description One for each subject of the runs.
+             */
+            data: components["schemas"]["ChatModel"][];
+        };
+        /**
+         * ChatRequest
+         * @description A conversation that the model shall answer.
+         */
+        ChatRequest: {
+            /**
+             * Model
+             * @description Id of the subject.
+             */
+            model: string;
+            /**
+             * Messages
+             * @description What was said so far.
+             */
+            messages: components["schemas"]["ChatMessage"][];
+            /**
+             * Max Tokens
+             * @description Tokens that the answer may have.
+             * @default 256
+             */
+            max_tokens: number;
+            /**
+             * Temperature
+             * @description 0 takes the likeliest token.
+             * @default 0
+             */
+            temperature: number;
+            /**
+             * Seed
+             * @description Seed of the random numbers.
+             * @default 0
+             */
+            seed: number;
+            /**
+             * Stream
+             * @description Answers come whole.
+             * @default false
+             * @constant
+             */
+            stream: false;
+        };
+        /**
+         * ChatUsage
+         * @description How many tokens it took.
+         */
+        ChatUsage: {
+            /**
+             * Prompt Tokens
+             * @description Tokens of the conversation.
+             */
+            prompt_tokens: number;
+            /**
+             * Completion Tokens
+             * @description Tokens of the answer.
+             */
+            completion_tokens: number;
+            /**
+             * Total Tokens
+             * @description Both.
+             */
+            total_tokens: number;
         };
         /**
          * Completion
@@ -488,6 +723,12 @@ export interface components {
             id: components["schemas"]["FeatureId"];
             /** @description Its label with scores. */
             label: components["schemas"]["Label"] | null;
+            /**
+             * Scores
+             * @description Scores of the feature itself, which need no label: how well a label could do at all.
+             * @default []
+             */
+            scores: components["schemas"]["Score"][];
             /** @description Share of tokens on which it fires. */
             density: components["schemas"]["Estimate"];
             /**
@@ -594,6 +835,22 @@ export interface components {
              * @description Row of the dictionary's decoder, from 0.
              */
             index: number;
+        };
+        /**
+         * FeatureMap
+         * @description Where the features of a dictionary lie on a plane: those with close decoder directions lie close.
+         */
+        FeatureMap: {
+            /**
+             * X
+             * @description Place of each feature from left to right; empty where no map was made.
+             */
+            x: number[];
+            /**
+             * Y
+             * @description Place of each feature from bottom to top.
+             */
+            y: number[];
         };
         /**
          * FeaturePage
@@ -795,7 +1052,7 @@ export interface components {
             output_clause: string;
             /**
              * Labeller
-             * @description Registered name of the labeller, such as `rules`.
+             * @description Who made it: the registered name of a labeller, such as `rules`, or the author of an imported label.
              */
             labeller: string;
             /**
@@ -810,6 +1067,18 @@ export interface components {
              * @default true
              */
             found: boolean;
+            /**
+             * Model
+             * @description Model that wrote it: one behind an endpoint; empty where there was none.
+             * @default
+             */
+            model: string;
+            /**
+             * Prompt
+             * @description Hash of the prompt that the model was given; empty where there was none.
+             * @default
+             */
+            prompt: string;
             /**
              * Made By
              * @description The labeller's own configuration, as JSON.
@@ -853,7 +1122,7 @@ export interface components {
         };
         /**
          * Neighbour
-         * @description Another feature of the same dictionary whose decoder direction is close.
+         * @description Another feature of the same dictionary that is close: by its decoder direction, its encoder direction, or by when it fires.
          */
         Neighbour: {
             /**
@@ -862,10 +1131,10 @@ export interface components {
              */
             index: number;
             /**
-             * Cosine
-             * @description Cosine of the two decoder directions.
+             * Similarity
+             * @description Cosine of the two directions; for features that fire together, segments in which both fire over segments in which either does.
              */
-            cosine: number;
+            similarity: number;
             /**
              * Label
              * @description The other feature's label.
@@ -1054,7 +1323,7 @@ export interface components {
             n: number;
             /**
              * Null
-             * @description The same score with the labels of other features (a shuffled-label null), mean.
+             * @description What luck gives: the mean of the same score with labels of other features, or another null that the scorer names.
              */
             null: number | null;
             /**
@@ -1090,6 +1359,24 @@ export interface components {
              */
             seed: number;
             /**
+             * Failures
+             * @description Share of the answers of a model that could not be read; each counts as wrong.
+             * @default 0
+             */
+            failures: number;
+            /**
+             * Model
+             * @description Model that the score was made with: one behind an endpoint, an embedder, a subject; empty where there was none.
+             * @default
+             */
+            model: string;
+            /**
+             * Prompt
+             * @description Hash of the prompt that the model was given; empty where there was none.
+             * @default
+             */
+            prompt: string;
+            /**
              * Made By
              * @description The scorer's own configuration, as JSON.
              * @default
@@ -1098,13 +1385,18 @@ export interface components {
         };
         /**
          * SearchHit
-         * @description A feature found by the words of its label or its tokens.
+         * @description A feature found by the words of its label or its tokens, or by the meaning of its label.
          */
         SearchHit: {
             /** @description Which feature. */
             id: components["schemas"]["FeatureId"];
             /** @description What the table shows of it. */
             row: components["schemas"]["FeatureRow"];
+            /**
+             * Similarity
+             * @description Cosine of the label's meaning and that of the words asked for; none in a search by words.
+             */
+            similarity: number | null;
         };
         /**
          * Source
@@ -1497,11 +1789,45 @@ export interface operations {
             };
         };
     };
+    "sources-map": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Id of the subject. */
+                model: string;
+                /** @description Name of the dictionary. */
+                source: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureMap"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     "features-list": {
         parameters: {
             query?: {
-                /** @description Column to sort by; rows without a value come last. */
-                sort?: "index" | "density" | "max" | "mean" | "score" | "lift";
+                /** @description What to sort by: index, density, max, mean, score, lift, or a scorer's name, alone for its score or with `.lift` behind it; rows without a value come last. */
+                sort?: string;
                 /** @description Largest first. */
                 descending?: boolean;
                 /** @description Words that the label or the tokens hold. */
@@ -1514,6 +1840,14 @@ export interface operations {
                 min_density?: number | null;
                 /** @description Largest share of tokens on which it fires. */
                 max_density?: number | null;
+                /** @description Tags that a feature must have, all of them. */
+                tag?: string[];
+                /** @description Tags that a feature must not have, any of them. */
+                without_tag?: string[];
+                /** @description Smallest score of its label. */
+                min_score?: number | null;
+                /** @description Largest score of its label. */
+                max_score?: number | null;
                 /** @description Smallest lift of the label's score. */
                 min_lift?: number | null;
                 /** @description `next_cursor` of the page before. */
@@ -1590,7 +1924,10 @@ export interface operations {
     };
     "features-neighbours": {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description Directions that it writes, directions that it reads, or when it fires. */
+                by?: "decoder" | "encoder" | "firing";
+            };
             header?: never;
             path: {
                 /** @description Id of the subject. */
@@ -1631,6 +1968,8 @@ export interface operations {
                 q: string;
                 /** @description Features a dictionary at most. */
                 limit?: number;
+                /** @description By words, best first within each dictionary; or by the meaning of labels that were embedded, closest first. */
+                mode?: "words" | "meaning";
             };
             header?: never;
             path?: never;
@@ -1794,6 +2133,68 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["PlotlyFigure"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "chat-list": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ChatModels"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "chat-complete": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ChatRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ChatCompletion"];
                 };
             };
             /** @description What went wrong. */

@@ -1,7 +1,7 @@
 /** What narrows the feature table. */
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { isFiltered, numeral, readTable, type TableState } from "../state/table";
+import { isFiltered, numeral, readTable, TAGS, type TableState } from "../state/table";
 import { useRested } from "./load";
 
 interface Props {
@@ -17,6 +17,15 @@ export function Filters({ state, onState }: Props) {
       <Words q={state.q} onWords={(q) => change({ q })} />
       <Choice name="Firing" yes="dead" no="alive" value={state.dead} onChoice={(dead) => change({ dead })} />
       <Choice name="Label" yes="labelled" no="not labelled" value={state.labelled} onChoice={(labelled) => change({ labelled })} />
+      <label class="field">
+        <span>Tag</span>
+        <select value={state.tag} onChange={(event) => change({ tag: event.currentTarget.value })}>
+          <option value="">any</option>
+          {TAGS.map((tag) => (
+            <option key={tag}>{tag}</option>
+          ))}
+        </select>
+      </label>
       <Least
         name="Min density, %"
         step="0.01"

@@ -9,9 +9,9 @@ export function Neighbours({ place, neighbours }: { place: Place; neighbours: re
       <h2 id="neighbours">Neighbours</h2>
       <p class="quiet-text">By the cosine of their decoder directions.</p>
       <ol class="neighbours">
-        {neighbours.map(({ index, cosine, label }) => (
+        {neighbours.map(({ index, similarity, label }) => (
           <li key={index}>
-            <span class="num">{cosine.toFixed(2)}</span>
+            <span class="num">{similarity.toFixed(2)}</span>
             <a href={featureLink(place, index)}>
               <span class="quiet-text">#{index}</span> {label ?? "not labelled"}
             </a>

@@ -2,6 +2,8 @@
 import type { FeaturesQuery } from "../api/records";
 
 export const SORTS = ["index", "score", "lift", "density", "max"] as const;
+/** Tags that the library gives features. */
+export const TAGS = ["dense", "token", "ngram", "positional", "special", "code", "language"] as const;
 export type Sort = (typeof SORTS)[number];
 
 export interface TableState {
@@ -11,6 +13,8 @@ export interface TableState {
   q: string;
   dead: boolean | null;
   labelled: boolean | null;
+  /** A tag that features must have; empty for any. */
+  tag: string;
   minDensity: number | null;
   minLift: number | null;
   /** A text whose features are listed in place of the table; empty for the table. */
@@ -27,6 +31,7 @@ export function readTable(search: string): TableState {
     q: query.get("q") ?? "",
     dead: flag(query.get("dead")),
     labelled: flag(query.get("labelled")),
+    tag: TAGS.find((name) => name === query.get("tag")) ?? "",
     minDensity: numeral(query.get("min_density")),
     minLift: numeral(query.get("min_lift")),
     text: query.get("text") ?? "",
@@ -43,7 +48,7 @@ export function writeTable(state: TableState): string {
   return query.size > 0 ? `?${query}` : "";
 }
 
-const named = (state: TableState) => ({ ...tableQuery(state), text: state.text });
+const named = (state: TableState) => ({ ...tableQuery(state), tag: state.tag, text: state.text });
 
 /** The state as the API's parameters. */
 export function tableQuery(state: TableState): FeaturesQuery {
@@ -53,6 +58,7 @@ export function tableQuery(state: TableState): FeaturesQuery {
     q: state.q,
     dead: state.dead,
     labelled: state.labelled,
+    tag: state.tag ? [state.tag] : [],
     min_density: state.minDensity,
     min_lift: state.minLift,
   };
@@ -66,7 +72,7 @@ export function sortBy(state: TableState, sort: Sort): TableState {
 
 /** True where any filter is set. */
 export function isFiltered(state: TableState): boolean {
-  return state.q !== "" || [state.dead, state.labelled, state.minDensity, state.minLift].some((filter) => filter !== null);
+  return state.q !== "" || state.tag !== "" || [state.dead, state.labelled, state.minDensity, state.minLift].some((filter) => filter !== null);
 }
 
 function flag(text: string | null): boolean | null {

@@ -1,0 +1,203 @@
+"""Collecting features: our pass beside delphi's cache and SAEDashboard's runner, on the same dictionary, tokens and machine in one run.
+
+    python tests/benchmarks/collect.py --peers SITE_PACKAGES            # CPU; where eai-delphi and sae-dashboard lie
+    python tests/benchmarks/collect.py --device cuda --latents 16384 131072 --tokens 10000000 --batch 65536
+
+Needs no model: activations are drawn at random, the dictionary is a random TopK one whose features fire with densities over three decades.
+Only the bookkeeping is compared: what happens to the codes once they are made. Of the peers it is the public code that does it, driven
+directly: `InMemoryCache.add` and `save` with the firing counts of `LatentCache.run` (delphi), `FeatureStatistics.create` and
+`SequenceDataGenerator.get_sequences_data` for each feature (SAEDashboard; on some features, scaled to all; its repeated forward passes are
+not counted). Both get their codes dense, which is not counted either.
+"""
+
+import argparse
+import importlib
+import resource
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest.mock import MagicMock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saelab.corpus import Corpus, DocumentInfo
+from saelab.devices import usable
+from saelab.dictionary import Codes
+from saelab.features.examples import Grid
+from saelab.features.sketch import CollectConfig, Sketch
+from saelab.policy import TokenPolicy
+from saelab.run import versions
+from saelab.saes.topk import TopK
+
+D_IN, CONTEXT, DOCUMENT, VOCABULARY = 576, 128, 1024, 49152
+DASHBOARD_FEATURES, DASHBOARD_BATCH = 64, 32
+UNUSED = (
+    *("sae_lens", "sae_lens.config", "sae_lens.saes", "sae_lens.saes.topk_sae", "matplotlib", "matplotlib.pyplot", "matplotlib.colors"),
+    *("transformer_lens", "transformer_lens.utils", "transformer_lens.HookedTransformer", "transformer_lens.hook_points"),
+)
+
+
+class Synthetic:
+    """A corpus of random tokens, a random dictionary, and activations made batch by batch."""
+
+    def __init__(self, latents: int, tokens: int, l0: int, batch: int, device: torch.device) -> None:
+        random = np.random.default_rng(0)
+        count = max(1, tokens // DOCUMENT)
+        splits = ("explain", "select", "score")
+        infos = [DocumentInfo(key=str(i), domain="random", split=splits[i % 3], held_out=False) for i in range(count)]
+        ids = random.integers(0, VOCABULARY, count * DOCUMENT, dtype=np.int32)
+        self.corpus = Corpus(TokenPolicy(context=CONTEXT), infos, ids, np.arange(count + 1) * DOCUMENT)
+        torch.manual_seed(0)
+        self.dictionary = TopK(D_IN, TopK.Config(d_sae=latents, k=l0)).to(device)
+        bias = dict(self.dictionary.named_parameters())["b_enc"]
+        with torch.no_grad():
+            bias.copy_(0.5 * torch.randn(latents))
+        self.windows, self.device = max(1, batch // CONTEXT), device
+        self.codes: list[Codes] = []
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Activations and the numbers of their windows."""
+        generator = torch.Generator(self.device).manual_seed(0)
+        for begin in range(0, self.corpus.num_windows, self.windows):
+            windows = torch.arange(begin, min(begin + self.windows, self.corpus.num_windows), device=self.device)
+            yield torch.randn(len(windows) * CONTEXT, D_IN, device=self.device, generator=generator), windows
+
+
+class Clock:
+    """Seconds spent on each kind of work."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: dict[str, float] = {}
+        self._device = device
+
+    def timed(self, name: str, work: Callable[[], object]) -> object:
+        self._wait()
+        began = time.perf_counter()
+        found = work()
+        self._wait()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+        return found
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def ours(data: Synthetic, config: CollectConfig, clock: Clock, keep: bool = False) -> Sketch:
+    """Our pass over all tokens; `keep` holds the codes for the others."""
+    grid = Grid(data.corpus, config.width, config.before)
+    sketch = Sketch(grid, config, data.dictionary.d_sae, 1, data.device)
+    with torch.no_grad():
+        for x, windows in data.batches():
+            place = (windows[:, None] * grid.positions + torch.arange(CONTEXT, device=data.device)).flatten()
+            codes = clock.timed("encode", lambda x=x: data.dictionary.encode(x))
+            assert isinstance(codes, Codes)
+            if keep:
+                data.codes.append(codes)
+            clock.timed("ours", lambda codes=codes, place=place: sketch.add(codes.indices, codes.values, place))
+    clock.timed("ours", lambda: [kept.settle() for kept in sketch.kept.values()])
+    return sketch
+
+
+def delphi(data: Synthetic, clock: Clock, peers: Path) -> None:
+    """delphi's cache, 32 windows at a time as its default batch."""
+    package = types.ModuleType("delphi.latents")  # its __init__ imports vLLM
+    package.__path__ = [str(peers / "delphi" / "latents")]
+    sys.modules["delphi.latents"] = package
+    cache = importlib.import_module("delphi.latents.cache").InMemoryCache(None, batch_size=32)
+    counts: list[Tensor] = []
+
+    def add(dense: Tensor, tokens: Tensor, number: int) -> None:
+        cache.add(dense, tokens, number, "hook")
+        fired = (dense.cpu() > 0).sum((0, 1))
+        counts[:] = [fired + counts[0] if counts else fired]
+
+    number = 0
+    with torch.no_grad():
+        for codes in data.codes:
+            for indices, values in zip(codes.indices.split(CONTEXT * 32), codes.values.split(CONTEXT * 32), strict=True):
+                part = Codes(indices=indices, values=values, d_sae=codes.d_sae).dense().view(-1, CONTEXT, codes.d_sae)
+                tokens = torch.zeros(part.shape[:2], dtype=torch.int64)
+                clock.timed("delphi", lambda part=part, tokens=tokens, number=number: add(part, tokens, number))
+                number += 1
+    clock.timed("delphi", cache.save)
+
+
+def dashboard(data: Synthetic, clock: Clock) -> None:
+    """SAEDashboard's work on each feature, on some of them. What it imports for models and plots is not needed and left out."""
+    for name in UNUSED:
+        sys.modules.setdefault(name, MagicMock())
+    config = importlib.import_module("sae_dashboard.sae_vis_data").SaeVisConfig(
+        hook_point="hook", features=list(range(DASHBOARD_FEATURES)), device="cpu", dtype="float32"
+    )
+    generator = importlib.import_module("sae_dashboard.sequence_data_generator").SequenceDataGenerator
+    statistics = importlib.import_module("sae_dashboard.utils_fns").FeatureStatistics
+    unembed, dense = torch.randn(16, VOCABULARY), []
+    with torch.no_grad():
+        for codes in data.codes:
+            slots = torch.nonzero((codes.indices < DASHBOARD_FEATURES) & (codes.values != 0))
+            part = torch.zeros(len(codes.indices), DASHBOARD_FEATURES)
+            part[slots[:, 0], codes.indices[slots[:, 0], slots[:, 1]]] = codes.values[slots[:, 0], slots[:, 1]]
+            dense.append(part.view(-1, CONTEXT, DASHBOARD_FEATURES))
+    found = torch.cat(dense)
+    tokens = torch.from_numpy(data.corpus.windows(np.arange(data.corpus.num_windows))[0])
+    sequences = generator(config, tokens, unembed)
+
+    def run() -> None:
+        for first in range(0, DASHBOARD_FEATURES, DASHBOARD_BATCH):
+            batch = found[..., first : first + DASHBOARD_BATCH]
+            statistics.create(batch.permute(2, 0, 1).flatten(1), batch_size=None)
+            for feature in range(batch.shape[-1]):
+                sequences.get_sequences_data(batch[..., feature], torch.zeros(VOCABULARY), torch.tensor([]), torch.zeros(16))
+
+    clock.timed("SAEDashboard", run)
+    clock.seconds["SAEDashboard"] *= data.dictionary.d_sae / DASHBOARD_FEATURES
+
+
+def memory(device: torch.device) -> float:
+    """Most memory taken so far, in MB: of the GPU, or of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--latents", type=int, nargs="+", default=[16384])
+    parser.add_argument("--tokens", type=int, default=65536)
+    parser.add_argument("--l0", type=int, default=50)
+    parser.add_argument("--batch", type=int, default=16384)
+    parser.add_argument("--peers", type=Path, help="site-packages with eai-delphi and sae-dashboard; none to measure ours alone")
+    args = parser.parse_args()
+    device = usable(args.device)
+    if args.peers:
+        sys.path.append(str(args.peers))
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    print(f"{versions()}, {where}, {args.tokens:,} tokens, L0 {args.l0}\n")
+    print("| latents | who | bookkeeping tokens/s | share of the pass | pass tokens/s | state, B a latent | peak MB |")
+    print("|---|---|---|---|---|---|---|")
+    for latents in args.latents:
+        ours(Synthetic(latents, args.batch, args.l0, args.batch, device), CollectConfig(), Clock(device))  # warm-up
+        data, clock = Synthetic(latents, args.tokens, args.l0, args.batch, device), Clock(device)
+        sketch = ours(data, CollectConfig(), clock, keep=args.peers is not None)
+        state = sum(tensor.nbytes for name, tensor in sketch.tensors().items() if not name.startswith("pool")) / latents
+        most = memory(device)
+        if args.peers:
+            delphi(data, clock, args.peers)
+            dashboard(data, clock)
+        tokens, encode = data.corpus.num_tokens, clock.seconds.pop("encode")
+        for who, seconds in clock.seconds.items():
+            own = f"{state:,.0f} | {most:,.0f}" if who == "ours" else " | "
+            print(
+                f"| {latents:,} | {who} | {tokens / seconds:,.0f} | {seconds / (seconds + encode):.0%} "
+                f"| {tokens / (seconds + encode):,.0f} | {own} |"
+            )
+
+
+if __name__ == "__main__":
+    main()
