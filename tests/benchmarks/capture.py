@@ -311,6 +311,8 @@ def main() -> None:
     machine = torch.cuda.get_device_name() if subject.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     note("machine", name=machine, torch=torch.__version__, dtype=given.dtype)
     own = bench_forward(subject, given.layer, text, given.seconds)
+    if given.folder is not None:
+        given.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         bench_capture(subject, hook, text, Path(folder), own, given.seconds)
         bench_disk(Path(folder) / "random", subject.device, subject.d_model, given.seconds)

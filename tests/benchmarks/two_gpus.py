@@ -86,6 +86,7 @@ def measured(ranks, rank, device, d_in, d_sae, k, batch, times, steps):
     run(min(WARM, 4 * steps))
     step = statistics.median(run(steps) for _ in range(times))
     peak = round(torch.cuda.max_memory_allocated(device) / 2**30, 2) if cuda else None
+    run(1)  # a line of the log needs a step, and the last one may have come with the last line
     loss = made.row().metrics["loss"]
     return {"tokens_per_second": round(batch / step), "step_ms": round(1e3 * step, 3), "peak_gib": peak, "loss": round(loss, 4)}
 
