@@ -35,6 +35,9 @@ class Scaled:
         chunk = self.inner.chunk(*args)
         return Chunk(x=chunk.x.float() * self.scale, window=chunk.window, position=chunk.position)
 
+    def part(self, *args):
+        return self.chunk(*args).x, None
+
     def encode(self, x: Tensor) -> Codes:
         return self.inner.encode(x / self.scale)
 
@@ -193,7 +196,7 @@ def test_first_positions_and_massive_activations_pass_through_untouched(toy_run)
 
 def test_a_corpus_without_held_out_documents_is_refused_in_words(toy_run):
     lab = Lab(toy_run)
-    empty = SimpleNamespace(**{name: getattr(lab.store, name) for name in ("need_rows", "chunk", "chunk_rows", "d_in", "exact")})
+    empty = SimpleNamespace(**{name: getattr(lab.store, name) for name in ("need_rows", "chunk", "part", "chunk_rows", "d_in", "exact")})
     empty.chunks = lambda held_out=None: iter(()) if held_out else lab.store.chunks(held_out)
     lab.__dict__["store"] = empty
     with pytest.raises(Invalid, match="held-out.*larger corpus"):
