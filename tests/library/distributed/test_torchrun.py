@@ -98,4 +98,5 @@ def train_stage(job, path, source):
 
 def sweep_stage(job, path):
     few = TrainConfig(steps=4, batch_size=64, evaluate_every=0)
-    return sweep(Run(path), SweepStage(hook=(HOOK,), grid={"k": (2, 4, 8)}, train=few), [TopK.Config(d_sae=64)])
+    training = stages.TrainStage(hook=HOOK, source="", train=few)
+    return sweep(Run(path), SweepStage(trainings=(training,), grid={"k": (2, 4, 8)}), [TopK.Config(d_sae=64)])
