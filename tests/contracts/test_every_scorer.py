@@ -93,8 +93,8 @@ def test_a_score_says_all_that_is_needed_to_judge_it(name, scorer, views, bench)
 def test_the_right_label_beats_luck_and_a_wrong_one_does_not(name, scorer, views, bench):
     right = head(scorer, RIGHT, views.score(planted.COURT if scorer.of_label else planted.TOPIC), bench)
     assert right.metric == scorer.metric
-    if name == "intruder_chat":  # the oracle knows no topics
-        return
+    if name == "intruder_chat":
+        pytest.skip("the oracle behind the endpoint knows no topics")
     if name == "label_gap":
         assert abs(right.value) < 0.2
         return
@@ -109,7 +109,7 @@ def test_the_right_label_beats_luck_and_a_wrong_one_does_not(name, scorer, views
 def test_noise_scores_no_better_than_luck_without_a_label(name, scorer, views, bench):
     """Windows of the noise feature have nothing in common, and its explain windows tell nothing of its score windows."""
     if scorer.of_label:
-        return
+        pytest.skip("it scores labels")
     score = head(scorer, None, views.score(planted.NOISE), bench)
     assert score.low - 0.1 <= score.null <= score.high + 0.1
 
@@ -130,7 +130,7 @@ def memoriser(views, index) -> Label:
 def test_a_memoriser_scores_at_chance(name, scorer, views, bench):
     """A label that lists the very windows it was made from says nothing about other documents."""
     if not scorer.of_label or name in {"label_gap", "output_effect"}:
-        return
+        pytest.skip("it does not hold a label against windows")
     values = []
     others = [memoriser(views, index) for index in range(20, 24)] if isinstance(scorer, Endpoint) else OTHERS
     for index in (planted.NOISE, planted.MEMORY):
@@ -143,13 +143,15 @@ def test_a_memoriser_scores_at_chance(name, scorer, views, bench):
         else:
             assert score.low <= 0.5 <= score.high or abs(score.value - 0.5) < 0.03
             values.append(score.value)
-    assert not values or np.mean(values) == pytest.approx(0.5, abs=0.07)
+    if scorer.metric == "auroc":
+        assert values, "a memoriser's label can be scored"
+        assert np.mean(values) == pytest.approx(0.5, abs=0.07)
 
 
 def test_shuffled_labels_score_at_chance(name, scorer, views, bench):
     """Labels of other features, taken for a feature's own, have no lift over further labels of other features."""
     if not scorer.of_label or name in {"label_gap", "output_effect", "judge"}:
-        return
+        pytest.skip("it does not hold a label against windows")
     lifts = []
     for index in (planted.COURT, planted.YEARS, 20, 25):
         for place in (0,) if isinstance(scorer, Endpoint) else (0, 5):
@@ -159,7 +161,8 @@ def test_shuffled_labels_score_at_chance(name, scorer, views, bench):
             except Unscored:
                 continue
     real = [lift for lift in lifts if lift is not None]
-    assert abs(np.mean(real)) < 0.12 if real else True
+    assert real, "labels of other features can be scored"
+    assert abs(np.mean(real)) < 0.12
 
 
 def test_what_cannot_be_scored_says_why(name, scorer, views, bench):
