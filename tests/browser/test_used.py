@@ -90,6 +90,7 @@ def test_next_and_previous_walk_through_the_features(page, source):
     page.goto(f"{source}/5")
     page.get_by_role("link", name="Next feature").click()
     expect(page).to_have_url(re.compile(r"/6$"))
+    expect(page.get_by_role("link", name="Previous feature")).to_have_attribute("href", re.compile(r"/5$"))
     page.get_by_role("link", name="Previous feature").click()
     expect(page).to_have_url(re.compile(r"/5$"))
 
