@@ -69,8 +69,9 @@ class Controls:
 
     def __call__(self) -> None:
         """Does it."""
+        measured = labels.controls(open_run(self.run), self.config, self.source)
         OUT.print(f"{'':<10}{'alive':>8}{'labelled':>10}{'proven':>8}{'interval':>16}{'auroc':>8}{'lift':>8}")
-        for name, found in labels.controls(open_run(self.run), self.config, self.source).items():
+        for name, found in measured.items():
             interval = f"[{found.proven.low or 0:.3f}, {found.proven.high or 0:.3f}]"
             shares = f"{found.labelled.value:>10.3f}{found.proven.value:>8.3f}{interval:>16}{found.score:>8.3f}{found.lift:>8.3f}"
             OUT.print(f"{name:<10}{found.alive:>8,}{shares}", markup=False, highlight=False)
