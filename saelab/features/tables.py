@@ -21,10 +21,6 @@ class Text(TypeDecorator[str]):
         """What is written."""
         return value.replace("\0", "␀") if value and dialect.name == "postgresql" else value
 
-    def process_literal_param(self, value: str | None, dialect: Dialect) -> str:
-        """What is written into a statement."""
-        raise NotImplementedError
-
     def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
         """What is read."""
         return value
