@@ -122,7 +122,8 @@ class Trainer:
         self.dead: Int[Tensor, " dead"] = self.idle.new_zeros(0)
         self._dead: dict[int, Tensor] = {}
         self._any_dead: Told | None = None
-        records = dictionary.recordable and ranks.recordable and self.device.type == "cuda" and config.precision == "bf16"
+        able = dictionary.recordable and ranks.recordable and bool(dictionary.unit_rows())  # free rows take another path
+        records = able and self.device.type == "cuda" and config.precision == "bf16"
         self._recording = Recording(self._advance) if records else None
         self.sums: dict[str, Tensor] = {}
         self._noise = torch.Generator().manual_seed(config.seed).get_state()

@@ -38,6 +38,7 @@ class Crosscoder(BatchTopK):
     architecture: ClassVar[str] = "crosscoder"
     layout: ClassVar[str] = "crosscoder"
     places: ClassVar[Places] = "hooks"
+    recordable: ClassVar[bool] = False  # not tried on a GPU
 
     @value
     class Config(BatchTopK.Config):

@@ -23,6 +23,7 @@ class Scar(TopK):
 
     architecture: ClassVar[str] = "scar"
     places: ClassVar[Places] = "labelled"
+    recordable: ClassVar[bool] = False  # not tried on a GPU
 
     @value
     class Config(TopK.Config):

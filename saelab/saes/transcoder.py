@@ -38,6 +38,7 @@ class Transcoder(BatchTopK):
     """Features read at one hook that write at another."""
 
     architecture: ClassVar[str] = "transcoder"
+    recordable: ClassVar[bool] = False  # not tried on a GPU
     layout: ClassVar[str] = "jumprelu_transcoder"
     bias_is_read: ClassVar[bool] = False
     places: ClassVar[Places] = "target"
