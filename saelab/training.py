@@ -23,6 +23,7 @@ from saelab.dictionary import Dictionary, Losses, Trainable
 from saelab.distributed.ranks import ALONE, Ranks
 from saelab.errors import Invalid
 from saelab.kernels.adam import Adam
+from saelab.kernels.streams import aside, rejoin
 from saelab.recording import Recording, Told
 from saelab.records import LogRow
 from saelab.schedules import learning_rate
@@ -197,11 +198,13 @@ class Trainer:
             losses = self.dictionary.losses(x, self.dead, self.steps_done / self.config.steps)
         loss = reduce(add, losses.terms.values())
         loss.backward()
+        with aside(self.device, "counts"):
+            self._count(losses, loss)
         self.ranks.reduce(self.dictionary)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.dictionary.after_step()
-        self._count(losses, loss)
+        rejoin(self.device, "counts")
         return losses
 
     @contextmanager

@@ -43,7 +43,7 @@ def _exchanged(terms: Sequence[Term], dense: Sequence[Tensor], group: ProcessGro
     ranks = dist.get_world_size(group)
     size = _most_entries(terms, group)
     entries = {id(term.segments): _entries(term.segments, size) for term in terms}
-    values = [_filled(term.values.reshape(-1)[term.segments.order], size, 0) for term in terms]
+    values = [_filled(term.values, size, 0) for term in terms]
     numbers = [part for term in terms for part in (term.x, term.sums, term.reach)]
     found = iter(gathered_together([*values, *numbers, *dense, *(part for pair in entries.values() for part in pair)], group))
     values = [next(found) / ranks for _ in terms]
@@ -52,16 +52,17 @@ def _exchanged(terms: Sequence[Term], dense: Sequence[Tensor], group: ProcessGro
         gradient.copy_(next(found).mean(0))
     of = {id(term.segments): term for term in terms}
     segments = {key: _joined(next(found), next(found), of[key]) for key in entries}
+    everyones = [segments[id(term.segments)] for term in terms]
     return [
-        Term(value.flatten(), x.flatten(0, 1), segments[id(term.segments)], sums.mean(0), reach.mean(0))
-        for term, value, (x, sums, reach) in zip(terms, values, numbers, strict=True)
+        Term(value.flatten()[places.order], x.flatten(0, 1), places, sums.mean(0), reach.mean(0))
+        for places, value, (x, sums, reach) in zip(everyones, values, numbers, strict=True)
     ]
 
 
 def _most_entries(terms: Sequence[Term], group: ProcessGroup) -> int:
     """The most entries that a rank has in a term; only where rows have unlike numbers of them are the ranks asked, which is to wait."""
-    most = max(term.values.numel() for term in terms)
-    if all(term.values.ndim > 1 for term in terms):
+    most = max(len(term.values) for term in terms)
+    if all(term.segments.even for term in terms):
         return most
     everywhere = torch.tensor(most, device=terms[0].x.device)
     dist.all_reduce(everywhere, dist.ReduceOp.MAX, group=group)

@@ -11,6 +11,7 @@ PyTorch's Adam.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +20,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from saelab.kernels.low import low
 from saelab.kernels.sparse import HAS_TRITON
-from saelab.kernels.terms import Term, collect, taken
+from saelab.kernels.streams import aside, rejoin
+from saelab.kernels.terms import collect, taken
 
 if TYPE_CHECKING:
     from saelab.kernels.gpu.update import Gradient
@@ -53,6 +55,7 @@ class Adam(torch.optim.Adam):
     ) -> None:
         weights = list(weights)
         self.clip, self.unit, self.norm, self.elsewhere = clip, unit, norm, set(elsewhere)
+        self._lr = lr
         device = weights[0].device
         on_gpu = device.type == "cuda"
         rate = torch.tensor(lr, device=device) if on_gpu else lr  # a recorded step reads it where it lies
@@ -66,16 +69,17 @@ class Adam(torch.optim.Adam):
     def set_lr(self, lr: float) -> None:
         """Sets the learning rate; where it is a tensor, that a recorded step reads, in its place."""
         group = self.param_groups[0]
-        if isinstance(group["lr"], Tensor):
+        if isinstance(group["lr"], Tensor) and lr != self._lr:
             group["lr"].fill_(lr)
-        else:
+        elif not isinstance(group["lr"], Tensor):
             group["lr"] = lr
+        self._lr = lr
 
     @torch.no_grad()
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - there is no closure
         """Projects, clips, steps and brings rows back to norm 1; gradients are left to `zero_grad`."""
         weights: list[nn.Parameter] = self.param_groups[0]["params"]
-        summed = {weight: self._summed(weight, terms) for weight in weights if (terms := taken(weight))}
+        summed = self._summed(weights)
         dense = [weight for weight in weights if weight.grad is not None and weight not in summed]
         turned = [weight for weight in self.unit if weight in summed or weight.grad is not None]
         for weight in turned:
@@ -84,41 +88,46 @@ class Adam(torch.optim.Adam):
         norm = self._norm(dense, list(summed.values()))
         clip_grads_with_norm_(dense, self.clip, norm)
         if summed:
-            self._step(summed, (self.clip / (norm + _TINY)).clamp(max=1.0))
+            self._step(summed, norm)
         super().step()
         for weight in turned:
             if weight not in summed:
                 weight.div_(weight.norm(dim=1, keepdim=True))
 
-    def _summed(self, weight: nn.Parameter, terms: list[Term]) -> "Gradient":
-        from saelab.kernels.gpu.update import Gradient
+    def _summed(self, weights: list[nn.Parameter]) -> dict[nn.Parameter, "Gradient"]:
+        """The gradients that came as terms, of all weights at the same time; PyTorch's Adam is to leave those weights alone."""
+        summed: dict[nn.Parameter, "Gradient"] = {}
+        for weight in weights:
+            if terms := taken(weight):
+                from saelab.kernels.gpu.update import Gradient
 
-        dense, weight.grad = weight.grad, None  # a part that did not come as a term; PyTorch's Adam is to leave the weight alone
-        return Gradient(weight, terms, any(weight is one for one in self.unit), dense)
+                dense, weight.grad = weight.grad, None  # a part that did not come as a term
+                with aside(weight.device, "sums") if summed else nullcontext():
+                    summed[weight] = Gradient(weight, terms, any(weight is one for one in self.unit), dense)
+        rejoin(weights[0].device, "sums")
+        return summed
 
     def _norm(self, dense: list[nn.Parameter], summed: list["Gradient"]) -> Tensor:
         """The norm of all gradients; where a bound shows that it is under the limit, the bound: the factor of clipping is 1 either way."""
-        others = get_total_norm([weight.grad for weight in dense if weight.grad is not None and weight not in self.elsewhere])
-        bound = self.norm(torch.stack([others, *(gradient.reach for gradient in summed)]))
+        others = [weight.grad for weight in dense if weight.grad is not None and weight not in self.elsewhere]
         if not summed:
-            return bound
-        needed = bound > self.clip - _TINY
-        squares = torch.zeros(sum(gradient.d_sae for gradient in summed), device=others.device)
-        for gradient, part in zip(summed, squares.split([gradient.d_sae for gradient in summed]), strict=True):
-            gradient.squared_norms(needed.int(), part)
-        exact = self.norm(torch.stack([others, squares.sum().sqrt()]))
-        return torch.where(needed, exact, bound)
+            return self.norm(get_total_norm(others))
+        bounds = [gradient.reach for gradient in summed]
+        parts = torch.cat([*bounds, *(grad if grad.ndim == 1 else torch.linalg.vector_norm(grad)[None] for grad in others)])
+        bound = self.norm(parts)
+        for gradient, out in zip(summed, parts.split([*(len(of) for of in bounds), len(parts) - sum(map(len, bounds))]), strict=False):
+            gradient.norms(bound, self.clip - _TINY, out)
+        return self.norm(parts)
 
-    def _step(self, summed: dict[nn.Parameter, "Gradient"], factor: Tensor) -> None:
+    def _step(self, summed: dict[nn.Parameter, "Gradient"], norm: Tensor) -> None:
         group = self.param_groups[0]
         for weight in summed:
             if not self.state[weight]:
                 zeros = torch.zeros((), device=weight.device), torch.zeros_like(weight), torch.zeros_like(weight)
                 self.state[weight] = dict(zip(("step", "exp_avg", "exp_avg_sq"), zeros, strict=True))
         states = [self.state[weight] for weight in summed]
-        for state in states:
-            state["step"] += 1
-        corrections = (1 - self._betas ** states[0]["step"]).float()
+        torch._foreach_add_([state["step"] for state in states], 1)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        corrections = 1 - self._betas ** states[0]["step"]
         for (weight, gradient), state in zip(summed.items(), states, strict=True):
             moments = state["exp_avg"], state["exp_avg_sq"]
-            gradient.step(weight, low(weight), moments, group["lr"], corrections, factor, group["betas"], group["eps"])
+            gradient.step(weight, low(weight), moments, group["lr"], corrections, norm, self.clip, group["betas"], group["eps"])

@@ -34,6 +34,8 @@ class Segments:
         """Where each feature begins; one more than there are features."""
         self.rows = self.order // k if rows is None else rows[self.order]
         """The row of the entry at each place."""
+        self.even = rows is None
+        """Whether all rows have as many entries."""
 
     @cached_property
     def pieces(self) -> Int[Tensor, " feature_starts"]:
@@ -60,7 +62,7 @@ def segments_of(indices: Int[Tensor, "*codes"], starts: Int[Tensor, " row_starts
 
 def prepare_segments(indices: Int[Tensor, "*codes"], starts: Int[Tensor, " row_starts"] | None, d_sae: int) -> None:
     """Has a GPU make the segments beside what it is asked to do next; they may be used after `rejoin`."""
-    with aside(indices.device):
+    with aside(indices.device, "order"):
         _ = segments_of(indices, starts, d_sae).owner
 
 

@@ -51,8 +51,8 @@ def batch_topk_codes(
 ) -> tuple[Float[Tensor, " {count}"], Int[Tensor, " {count}"], Int[Tensor, " row_starts"]]:
     """The `count` largest of `x @ weight.T + bias` in the batch, differentiable; their indices, flat in row order; where rows begin."""
     with torch.no_grad():
-        known, places = _batch_topk(x, weight, bias, count)
-        indices, starts = places % len(weight), _row_starts(places // len(weight), len(x))
+        known, rows, indices = _batch_topk(x, weight, bias, count)
+        starts = _row_starts(rows, len(x))
     return gather_dot(x, weight, indices, starts, bias, known), indices, starts
 
 
@@ -78,19 +78,20 @@ def _ranked(x: Tensor, weight: Tensor, bias: Tensor, k: int, signed: bool) -> In
     return torch.cat([(part.abs_() if signed else part).topk(k, sorted=False).indices for part in parts])
 
 
-def _batch_topk(x: Tensor, weight: Tensor, bias: Tensor, count: int) -> tuple[Tensor | None, Tensor]:
-    """The largest of the batch, if they are known, and their flat places, in order."""
+def _batch_topk(x: Tensor, weight: Tensor, bias: Tensor, count: int) -> tuple[Tensor | None, Tensor, Tensor]:
+    """The largest of the batch, if they are known, and their rows and features, in order."""
     if fast(weight):
         from saelab.kernels.gpu.select import batch_topk_places
 
         return batch_topk_places(functional.linear(low(x), low(weight), low(bias)), count)
     rough = functional.linear(x, weight, bias)
     if rough.dtype == weight.dtype:
-        return None, _largest(rough, count).sort().values
+        places = _largest(rough, count).sort().values
+        return None, places // len(weight), places % len(weight)
     candidates = _largest(rough, min(count + count // _SPARE, rough.numel())).sort().values
     exact = gather_dot(x, weight, candidates % len(weight), _row_starts(candidates // len(weight), len(x)), bias)
     best = exact.topk(count, sorted=False).indices.sort().values
-    return exact[best], candidates[best]
+    return exact[best], candidates[best] // len(weight), candidates[best] % len(weight)
 
 
 def _row_starts(row: Int[Tensor, " n"], num_rows: int) -> Int[Tensor, " row_starts"]:

@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from saelab.kernels.low import column_sums, low
 from saelab.kernels.segments import PIECE, Segments, prepare_segments, segments_of
-from saelab.kernels.streams import rejoin
+from saelab.kernels.streams import aside, rejoin
 from saelab.kernels.terms import Term, collected
 
 HAS_TRITON = find_spec("triton") is not None
@@ -123,12 +123,14 @@ def _pieces(bounds: Int[Tensor, " feature_starts"], entries: int) -> tuple[Int[T
     return torch.where(inside, bounds[feature] + PIECE * (number - ends[feature]), entries), ends
 
 
-def _dots(x: Tensor, weight: Tensor, indices: Tensor, starts: Tensor | None, bias: Tensor | None, quick: bool) -> Tensor:
-    """The values of `gather_dot`; in plain PyTorch by a dense product sampled at the indices."""
+def _dots(
+    x: Tensor, weight: Tensor, indices: Tensor, starts: Tensor | None, bias: Tensor | None, quick: bool, unit: Tensor | None = None
+) -> Tensor:
+    """The values of `gather_dot`, on a GPU in a unit; in plain PyTorch by a dense product sampled at the indices."""
     if quick:
         from saelab.kernels.gpu.gather import dots
 
-        return dots(low(x), low(weight), bias, indices, starts)
+        return dots(low(x), low(weight), bias, indices, starts, unit)
     flat = indices.reshape(-1)
     if starts is None:
         starts = torch.arange(0, indices.numel() + 1, indices.shape[1], device=x.device)
@@ -148,10 +150,10 @@ def _sums(values: Tensor, indices: Tensor, weight: Tensor, starts: Tensor | None
     return functional.embedding_bag(indices, weight, starts, mode="sum", per_sample_weights=values, include_last_offset=True)
 
 
-def _term(values: Tensor, x: Tensor, segments: Segments, along: Tensor | None) -> Term:
-    from saelab.kernels.gpu.segments import scalars
+def _term(values: Tensor, x: Tensor, segments: Segments, unit: Tensor | None = None, along: Tensor | None = None) -> Term:
+    from saelab.kernels.gpu.segments import term_of
 
-    return Term(values, x, segments, *scalars(values, x, segments, along))
+    return term_of(values, x, segments, unit, along)
 
 
 class _GatherDot(torch.autograd.Function):
@@ -176,12 +178,12 @@ class _GatherDot(torch.autograd.Function):
         x, weight, indices, starts = ctx.of
         need_x, need_weight, need_bias, *_ = ctx.needs_input_grad
         if ctx.fast:
-            rejoin(weight.device)
+            rejoin(weight.device, "order")
         grad, segments = grad.contiguous(), segments_of(indices, starts, len(weight))
         by_x = _sums(grad, indices, weight, starts, ctx.fast) if need_x else None
         terms = collected(weight) if ctx.fast and need_weight else None
         if terms is not None:
-            term = _term(grad, low(x), segments, None)
+            term = _term(grad, low(x), segments)
             terms.append(term)
             return by_x, None, term.sums, None, None, None
         by_bias = grad.new_zeros(len(weight)).index_add_(0, indices.reshape(-1), grad.reshape(-1)) if need_bias else None
@@ -200,12 +202,12 @@ class _GatherSum(torch.autograd.Function):
         values, indices, weight, starts = ctx.of
         need_values, _, need_weight, _ = ctx.needs_input_grad
         if ctx.fast:
-            rejoin(weight.device)
+            rejoin(weight.device, "order")
         grad, segments = grad.contiguous(), segments_of(indices, starts, len(weight))
         terms = collected(weight) if ctx.fast and need_weight else None
         by_values = _dots(grad, weight, indices, starts, None, ctx.fast) if need_values or terms is not None else None
         if terms is not None:
-            terms.append(_term(values, low(grad), segments, by_values))
+            terms.append(_term(values, low(grad), segments, along=by_values))
             return by_values, None, None, None
         return by_values, None, segment_sum(values, grad, segments) if need_weight else None, None
 
@@ -221,6 +223,8 @@ class _Unexplained(torch.autograd.Function):
 
         residual, squares = residuals(values, indices, low(weight), starts, wanted, shift)
         ctx.of = values, indices, weight, starts, residual, low(residual)
+        with aside(weight.device, "order"):
+            ctx.columns = None if shift is None else column_sums(low(residual))
         ctx.mark_non_differentiable(residual)
         ctx.set_materialize_grads(False)
         return squares / residual.numel(), residual
@@ -230,15 +234,15 @@ class _Unexplained(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:  # noqa: ANN401 # pyright: ignore[reportIncompatibleMethodOverride]
         values, indices, weight, starts, residual, copy = ctx.of
         factor = grad * (-2 / residual.numel())
-        along, scaled = _dots(copy, weight, indices, starts, None, True), values * factor
-        rejoin(weight.device)
+        by_values = _dots(copy, weight, indices, starts, None, True, factor)
+        rejoin(weight.device, "order")
         segments, terms = segments_of(indices, starts, len(weight)), collected(weight)
         if terms is not None:
-            terms.append(_term(scaled, copy, segments, along))
-        by_weight = segment_sum(scaled, residual, segments) if terms is None and ctx.needs_input_grad[2] else None
+            terms.append(_term(values, copy, segments, factor, by_values))
+        by_weight = segment_sum(values * factor, residual, segments) if terms is None and ctx.needs_input_grad[2] else None
         by_wanted = -factor * residual if ctx.needs_input_grad[4] else None
-        by_shift = factor * column_sums(copy) if ctx.needs_input_grad[5] else None
-        return along * factor, None, by_weight, None, by_wanted, by_shift
+        by_shift = factor * ctx.columns if ctx.needs_input_grad[5] else None
+        return by_values, None, by_weight, None, by_wanted, by_shift
 
 
 class _MovedBias(torch.autograd.Function):

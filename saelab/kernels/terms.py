@@ -15,8 +15,8 @@ from saelab.kernels.segments import Segments
 class Term(NamedTuple):
     """A part of the gradient of a weight: for feature f the sum over its entries of value · x[row]."""
 
-    values: Float[Tensor, "*codes"]
-    """A value for each entry of the codes."""
+    values: Float[Tensor, " n"]
+    """The value of the entry at each place of the segments."""
     x: Float[Tensor, "row width"]
     """The rows that they are multiplied with, in bfloat16."""
     segments: Segments

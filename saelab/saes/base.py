@@ -179,7 +179,7 @@ class Selective(SAE):
 
             rows = rows.contiguous()
             x = centred(rows, offset.detach())
-            with aside(x.device):
+            with aside(x.device, "counts"):
                 mean = self.ranks.mean(column_sums(x))
                 variance = row_norms(x).square().sum() - mean.square().sum() / len(x)
             return Task(x, rows, offset, weights, offset, target=rows, variance=variance)
@@ -200,17 +200,21 @@ class Selective(SAE):
         if offset is not None:
             moved = weights._replace(bias=moved_bias(weights.bias, self.ranks.entering(offset), weights.encoder))
         kept = self.select(task.x, moved)
+        with aside(task.x.device, "counts"):
+            active = self._active(kept)
         terms, residual, error = self.errors(task, kept, moved)
         if self.config.auxk > 0 and self.ranks.count(len(dead)):
             terms["auxk"] = self.config.auxk * auxiliary(task.x, residual, weights, dead, self.config.k_aux, self.ranks)
-        fired = (kept.values.detach() != 0).to(residual.dtype).flatten()
-        active = torch.zeros_like(self.b_enc, requires_grad=False).index_add_(0, kept.indices.flatten(), fired)
-        if task.x.is_cuda:
-            rejoin(task.x.device)
+        rejoin(task.x.device, "counts")
         if unit is not None:
             residual = residual * unit
             error = torch.linalg.vector_norm(residual).square()
         return Losses(terms, active, task.target, residual, error, task.variance)
+
+    def _active(self, kept: Kept) -> Float[Tensor, " d_sae"]:
+        """On how many rows each feature is active."""
+        fired = (kept.values.detach() != 0).to(self.b_enc.dtype).flatten()
+        return torch.zeros_like(self.b_enc, requires_grad=False).index_add_(0, kept.indices.flatten(), fired)
 
     def errors(
         self, task: Task, kept: Kept, weights: Weights

@@ -28,12 +28,11 @@ else:
     from torch.nn import functional
 
     from saelab.kernels.gpu.gather import centred, dots, residuals, sums
-    from saelab.kernels.gpu.segments import scalars
+    from saelab.kernels.gpu.segments import term_of
     from saelab.kernels.gpu.select import batch_topk_places, topk_places
     from saelab.kernels.gpu.update import Gradient
     from saelab.kernels.low import low, row_norms
     from saelab.kernels.segments import Segments
-    from saelab.kernels.terms import Term
 
     DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     ROWS, WIDTH, D_SAE, K = 150, 70, 43, 4
@@ -58,7 +57,8 @@ else:
     def test_the_largest_of_a_whole_batch_and_of_equal_ones_the_first(rows, width, count):
         values = noise(rows, width).bfloat16()
         values[0] = (values[0] * 2).round() / 2
-        found, places = batch_topk_places(values, count)
+        found, rows, columns = batch_topk_places(values, count)
+        places = rows * width + columns
         assert torch.equal(places, first(values.float().flatten(), count))
         assert torch.equal(found, values.float().flatten()[places])
 
@@ -101,7 +101,8 @@ else:
         segments, x = Segments(indices.flatten(), None, D_SAE, indices.shape[1]), low(rows)
         dense = torch.zeros(len(rows), D_SAE, device=DEVICE).scatter_add(1, indices, values).T @ x.float()
         along = (x.float() @ weight.T).gather(1, indices)
-        return Term(values, x, segments, *scalars(values, x, segments, along)), dense
+        half = torch.tensor(0.5, device=DEVICE)
+        return term_of(2 * values, x, segments, half, half * along), dense
 
     def test_sums_over_features_are_right_and_the_bound_holds(world):
         rows, weight, indices, values, _ = world
@@ -121,18 +122,18 @@ else:
         gradient = gradient if dense is None else gradient + dense
         if unit:
             gradient = gradient - (gradient * weight).sum(1, keepdim=True) * weight
-        found, squares = Gradient(weight, [one for one, _ in made], unit, dense), torch.zeros(D_SAE, device=DEVICE)
-        found.squared_norms(torch.tensor(0, dtype=torch.int32, device=DEVICE), squares)
-        assert not squares.any()
-        found.squared_norms(torch.tensor(1, dtype=torch.int32, device=DEVICE), squares)
-        assert torch.allclose(squares.sum(), gradient.square().sum(), rtol=1e-4)
+        found, norms = Gradient(weight, [one for one, _ in made], unit, dense), torch.zeros(D_SAE, device=DEVICE)
+        found.norms(torch.tensor(1.0, device=DEVICE), 1.0, norms)
+        assert not norms.any()
+        found.norms(torch.tensor(1.1, device=DEVICE), 1.0, norms)
+        assert torch.allclose(norms, gradient.norm(dim=1), rtol=1e-4, atol=1e-5)
         stepped, reference = weight.clone(), torch.nn.Parameter(weight.clone())
         reference.grad = 0.5 * gradient
         optimiser = torch.optim.Adam([reference], lr=1e-2, betas=(0.9, 0.99))
         optimiser.step()
         moments, copy = (torch.zeros_like(weight), torch.zeros_like(weight)), weight.bfloat16()
-        numbers = [torch.tensor(number, device=DEVICE) for number in (1e-2, [0.1, 0.01], 0.5)]
-        found.step(stepped, copy, moments, *numbers, (0.9, 0.99), 1e-8)
+        numbers = [torch.tensor(number, device=DEVICE) for number in (1e-2, [0.1, 0.01], 6.0)]
+        found.step(stepped, copy, moments, *numbers, 3.0, (0.9, 0.99), 1e-8)
         wanted = functional.normalize(reference.detach(), dim=1) if unit else reference.detach()
         assert torch.allclose(stepped, wanted, atol=1e-5)
         assert torch.allclose(copy.float(), stepped, rtol=2**-7)

@@ -11,6 +11,7 @@ from jaxtyping import BFloat16, Float, Int
 from torch import Tensor
 
 from saelab.kernels.low import keep_low, keep_row_norms
+from saelab.kernels.streams import aside
 
 _TILE = 256
 """Numbers of a tile that one warp reads at a time."""
@@ -83,8 +84,9 @@ def _centre_kernel(rows, offset, out, norms, width, COLUMNS: tl.constexpr):
 
 @triton.jit
 def _dots_kernel(
-    x, weight, bias, indices, starts, out, k, width, RAGGED: tl.constexpr, BIAS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
-):
+    x, weight, bias, unit, indices, starts, out, k, width, RAGGED: tl.constexpr, BIAS: tl.constexpr, UNIT: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
     """All dot products of one row."""
     row = tl.program_id(0).to(tl.int64)
     begin, end = _span(starts, row, k, RAGGED)
@@ -101,6 +103,8 @@ def _dots_kernel(
         found = tl.sum(total, axis=1)
         if BIAS:
             found += tl.load(bias + feature, mask=entry < end, other=0.0)
+        if UNIT:
+            found *= tl.load(unit)
         tl.store(out + entry, found, mask=entry < end)
 
 
@@ -128,7 +132,10 @@ def residuals(
     values: Float[Tensor, "*codes"], indices: Int[Tensor, "*codes"], weight: Float[Tensor, "d_sae width"], starts: Tensor | None,
     wanted: Float[Tensor, "row width"], shift: Float[Tensor, " width"] | None,
 ) -> tuple[Float[Tensor, "row width"], Float[Tensor, ""]]:  # fmt: skip
-    """What the sums leave of wanted - shift, with its bfloat16 copy and the norms of its rows kept with it; and the sum of its squares."""
+    """What the sums leave of wanted - shift, with its bfloat16 copy; and the sum of its squares.
+
+    The norms of its rows are kept with the copy. They are made aside, with the order of the entries, and only used with it.
+    """
     rows, width = wanted.shape
     columns = columns_of(width)
     blocks = triton.cdiv(width, columns)
@@ -138,10 +145,10 @@ def residuals(
         values, indices, weight, wanted, wanted if shift is None else shift, indices if starts is None else starts, residual, copy, squares,
         indices.shape[-1], width, blocks, starts is not None, shift is not None, 4 * _TILE // columns, columns, num_warps=1,
     )  # fmt: skip
-    of_rows = squares.sum(1)
     keep_low(residual, copy)
-    keep_row_norms(copy, of_rows.sqrt())
-    return residual, of_rows.sum()
+    with aside(weight.device, "order"):
+        keep_row_norms(copy, squares.sum(1).sqrt())
+    return residual, squares.sum()
 
 
 def centred(rows: Float[Tensor, "row width"], offset: Float[Tensor, " width"]) -> BFloat16[Tensor, "row width"]:
@@ -156,13 +163,13 @@ def centred(rows: Float[Tensor, "row width"], offset: Float[Tensor, " width"]) -
 
 def dots(
     x: Float[Tensor, "row width"], weight: Float[Tensor, "d_sae width"], bias: Tensor | None, indices: Int[Tensor, "*codes"],
-    starts: Tensor | None,
+    starts: Tensor | None, unit: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, "*codes"]:  # fmt: skip
-    """Dot products of each row of x with the weight rows that its indices name, plus their bias where there is one."""
+    """Dot products of each row of x with the weight rows that its indices name, plus their bias where there is one; times a unit."""
     out = torch.empty(indices.shape, dtype=torch.float32, device=weight.device)
     if len(x):
         _dots_kernel[(len(x),)](
-            x, weight, weight if bias is None else bias, indices, indices if starts is None else starts, out, indices.shape[-1],
-            weight.shape[1], starts is not None, bias is not None, 16, 64, num_warps=4,
+            x, weight, weight if bias is None else bias, weight if unit is None else unit, indices, indices if starts is None else starts,
+            out, indices.shape[-1], weight.shape[1], starts is not None, bias is not None, unit is not None, 16, 64, num_warps=4,
         )  # fmt: skip
     return out

@@ -1,4 +1,4 @@
-"""Sums over each feature's entries of numbers, one an entry."""
+"""The parts of a gradient in the order of the features that they belong to, and what is summed over each feature's."""
 
 import torch
 import triton
@@ -8,13 +8,16 @@ from torch import Tensor
 
 from saelab.kernels.low import row_norms
 from saelab.kernels.segments import Segments
+from saelab.kernels.terms import Term
 
 
 @triton.jit
-def _scalars_kernel(
-    values, factors, norms, order, rows, bounds, sums, reach, d_sae, FACTORS: tl.constexpr, FEATURES: tl.constexpr, SIZE: tl.constexpr
-):
-    """Sums over the entries of some features: of their values, each times a factor, and of their sizes times the norm of their row."""
+def _term_kernel(
+    values, along, unit, norms, order, rows, bounds, ordered, sums, reach, d_sae, ALONG: tl.constexpr, UNIT: tl.constexpr,
+    FEATURES: tl.constexpr, SIZE: tl.constexpr,
+):  # fmt: skip
+    """Of some features the values of their entries, in order; their sum, or that of values times `along`; and that of sizes times norms."""
+    size_of = tl.load(unit) if UNIT else 1.0
     feature = tl.program_id(0) * FEATURES + tl.arange(0, FEATURES)
     begin = tl.load(bounds + feature, mask=feature < d_sae, other=0)
     end = tl.load(bounds + feature + 1, mask=feature < d_sae, other=0)
@@ -24,10 +27,10 @@ def _scalars_kernel(
         inside = place < end[:, None]
         entry = tl.load(order + place, mask=inside, other=0)
         value = tl.load(values + entry, mask=inside, other=0.0)
-        size += tl.abs(value) * tl.load(norms + tl.load(rows + place, mask=inside, other=0))
-        if FACTORS:
-            value *= tl.load(factors + entry, mask=inside, other=0.0)
-        total += value
+        full = value * size_of
+        tl.store(ordered + place, full, mask=inside)
+        size += tl.abs(full) * tl.load(norms + tl.load(rows + place, mask=inside, other=0))
+        total += value * tl.load(along + entry, mask=inside, other=0.0) if ALONG else full
     tl.store(sums + feature, tl.sum(total, axis=1), mask=feature < d_sae)
     tl.store(reach + feature, tl.sum(size, axis=1), mask=feature < d_sae)
 
@@ -36,14 +39,23 @@ _FEATURES = 8
 """Features of a program: most have few entries."""
 
 
-def scalars(
-    values: Float[Tensor, "*codes"], x: Float[Tensor, "row width"], segments: Segments, factors: Tensor | None = None
-) -> tuple[Float[Tensor, " d_sae"], Float[Tensor, " d_sae"]]:
-    """For each feature the sum of its entries' values, times factors if there are any, and the most that the norm of Σ value · x can be."""
+def term_of(
+    values: Float[Tensor, "*codes"],
+    x: Float[Tensor, "row width"],
+    segments: Segments,
+    unit: Float[Tensor, ""] | None = None,
+    along: Float[Tensor, "*codes"] | None = None,
+) -> Term:
+    """The gradient of a weight that is the sum of values, in some unit, times rows of x.
+
+    Arguments:
+    - `along`: for each entry the dot product of its row and the weight's, in the same unit; none where it does not matter.
+    """
     d_sae = len(segments.bounds) - 1
+    ordered = torch.empty(values.numel(), dtype=torch.float32, device=values.device)
     sums, reach = torch.empty(2, d_sae, dtype=torch.float32, device=values.device)
-    _scalars_kernel[(triton.cdiv(d_sae, _FEATURES),)](
-        values, values if factors is None else factors, row_norms(x), segments.order, segments.rows, segments.bounds, sums, reach,
-        d_sae, factors is not None, _FEATURES, 16, num_warps=1,
+    _term_kernel[(triton.cdiv(d_sae, _FEATURES),)](
+        values, values if along is None else along, values if unit is None else unit, row_norms(x), segments.order, segments.rows,
+        segments.bounds, ordered, sums, reach, d_sae, along is not None, unit is not None, _FEATURES, 16, num_warps=1,
     )  # fmt: skip
-    return sums, reach
+    return Term(ordered, x, segments, sums, reach)

@@ -1,8 +1,8 @@
 """The largest pre-activations of each row, or of the whole batch: exact among bfloat16 values, equal ones in the order of their places.
 
-A group of 64 places is known by its largest. The k groups with the largest ones hold the k largest values, so only their places are looked
-at: the array is read once, and a 64th part of it a second time. The k-th largest of a set is found bit by bit, or over a whole batch by a
-histogram of the upper and one of the lower byte, since bfloat16 values have 16-bit keys that sort as they do.
+A group of 64 places, or 32, is known by its largest. The k groups with the largest ones hold the k largest values, so only their places
+are looked at: the array is read once, and a small part of it a second time. The k-th largest of a set is found bit by bit, or over a whole
+batch by a histogram of the upper and one of the lower byte, since bfloat16 values have 16-bit keys that sort as they do.
 """
 
 import torch
@@ -12,6 +12,9 @@ from jaxtyping import BFloat16, Float, Int
 from torch import Tensor
 
 _WIDTH = 64
+"""Places of a group where the largest of a row are sought."""
+_NARROW = 32
+"""And where those of a whole batch are: all groups are ranked then, and all places of as many as are kept, several times."""
 _BINS = 256
 
 
@@ -20,6 +23,13 @@ def _keys(bits, MAGNITUDE: tl.constexpr):
     """Keys from 0 to 65535 that sort as the bfloat16 values, or as their magnitudes."""
     bits = bits.to(tl.int32) & 0xFFFF
     return bits & 0x7FFF if MAGNITUDE else tl.where(bits >= 0x8000, 0xFFFF - bits, bits | 0x8000)
+
+
+@triton.jit
+def _values(keys):
+    """The values that have these keys."""
+    bits = tl.where(keys >= 0x8000, keys & 0x7FFF, 0xFFFF - keys)
+    return (bits << 16).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -33,21 +43,22 @@ def _kth(keys, wanted):
 
 
 @triton.jit
-def _maxima_kernel(values, maxima, width, num_groups, MAGNITUDE: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr):
-    """The largest key of each group of a row; programs are (row, block of groups)."""
-    row = tl.program_id(0).to(tl.int64)
-    group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
+def _maxima_kernel(values, maxima, width, num_groups, end, MAGNITUDE: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr):
+    """The largest key of some groups, which are numbered through all rows."""
+    number = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS)
+    row, group = number // num_groups, number % num_groups
     place = group[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
-    keys = _keys(tl.load(values + row * width + place, mask=place < width, other=0), MAGNITUDE)
-    largest = tl.max(tl.where(place < width, keys, -1), axis=1)
-    tl.store(maxima + row * num_groups + group, largest, mask=group < num_groups)
+    real = (place < width) & (number < end)[:, None]
+    keys = _keys(tl.load(values + row[:, None] * width + place, mask=real, other=0), MAGNITUDE)
+    tl.store(maxima + number, tl.max(tl.where(real, keys, -1), axis=1), mask=number < end)
 
 
 @triton.jit
 def _topk_kernel(
-    values, maxima, groups, out, width, num_groups, k, MAGNITUDE: tl.constexpr, ALL: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr
-):
-    """The k largest places of a row, in order; a program is a row. `groups` is room for the groups that hold them."""
+    values, bits, maxima, groups, out, places, width, num_groups, k, MAGNITUDE: tl.constexpr, ALL: tl.constexpr, K: tl.constexpr,
+    WIDTH: tl.constexpr,
+):  # fmt: skip
+    """The k largest values of a row and their places, in order; a program is a row. `groups` is room for the groups that hold them."""
     row = tl.program_id(0).to(tl.int64)
     group = tl.arange(0, ALL)
     keys = tl.load(maxima + row * num_groups + group, mask=group < num_groups, other=-1)
@@ -59,9 +70,11 @@ def _topk_kernel(
     held = tl.load(groups + row * K + slot, mask=slot < wanted, other=0)
     place = held[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
     real = (slot < wanted)[:, None] & (place < width)
-    keys = _keys(tl.load(values + row * width + place, mask=real, other=0), MAGNITUDE)
+    keys = _keys(tl.load(bits + row * width + place, mask=real, other=0), MAGNITUDE)
     at = _places(tl.reshape(tl.where(real, keys, -1), (K * WIDTH,)), k)
-    tl.store(out + row * k + at, tl.reshape(place, (K * WIDTH,)).to(tl.int64), mask=at >= 0)
+    place = tl.reshape(place, (K * WIDTH,))
+    tl.store(places + row * k + at, place.to(tl.int64), mask=at >= 0)
+    tl.store(out + row * k + at, tl.load(values + row * width + place, mask=at >= 0).to(tl.float32), mask=at >= 0)
 
 
 @triton.jit
@@ -70,30 +83,36 @@ def _places(keys, wanted):
     least = _kth(keys, wanted)
     above, equal = keys > least, keys == least
     spare = wanted - tl.sum(above.to(tl.int32))
-    chosen = above | (equal & (tl.cumsum(equal.to(tl.int32)) <= spare))
-    return tl.where(chosen, tl.cumsum(chosen.to(tl.int32)) - 1, -1)
+    wide: tl.constexpr = tl.int64 if keys.shape[0] >= 2**15 else tl.int32
+    half: tl.constexpr = wide.primitive_bitwidth // 2
+    before = tl.cumsum(above.to(wide) + (equal.to(wide) << half))  # both counts in one go
+    ties = (before >> half).to(tl.int32)
+    at = (before & ((1 << half) - 1)).to(tl.int32) + tl.minimum(ties, spare) - 1
+    return tl.where(above | (equal & (ties <= spare)), at, -1)
 
 
 def topk_places(values: BFloat16[Tensor, "row width"], k: int, signed: bool = False) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
     """The k largest of each row and their places, in order of place; of equal values the first. `signed`: the largest by magnitude."""
     (rows, width), num_groups = values.shape, triton.cdiv(values.shape[1], _WIDTH)
-    maxima, bits = _maxima(values, signed), values.view(torch.int16)
+    maxima, bits = _maxima(values, signed, _WIDTH), values.view(torch.int16)
     size = triton.next_power_of_2(k)
     groups = torch.empty(rows, size, dtype=torch.int32, device=values.device)
     places = torch.empty(rows, k, dtype=torch.int64, device=values.device)
+    found = torch.empty(rows, k, dtype=torch.float32, device=values.device)
     if rows:
         _topk_kernel[(rows,)](
-            bits, maxima, groups, places, width, num_groups, k, signed, triton.next_power_of_2(num_groups), size, _WIDTH, num_warps=4
-        )
-    return values.gather(1, places).float(), places
+            values, bits, maxima, groups, found, places, width, num_groups, k, signed, triton.next_power_of_2(num_groups), size, _WIDTH,
+            num_warps=4,
+        )  # fmt: skip
+    return found, places
 
 
-def _maxima(values: Tensor, signed: bool) -> Int[Tensor, "row group"]:
-    (rows, width), num_groups = values.shape, triton.cdiv(values.shape[1], _WIDTH)
+def _maxima(values: Tensor, signed: bool, size: int) -> Int[Tensor, "row group"]:
+    (rows, width), num_groups = values.shape, triton.cdiv(values.shape[1], size)
     maxima = torch.empty(rows, num_groups, dtype=torch.int32, device=values.device)
     if rows:
-        grid = (rows, triton.cdiv(num_groups, _WIDTH))
-        _maxima_kernel[grid](values.view(torch.int16), maxima, width, num_groups, signed, _WIDTH, _WIDTH, num_warps=4)
+        grid, together = triton.cdiv(maxima.numel(), _TILE // size), _TILE // size
+        _maxima_kernel[(grid,)](values.view(torch.int16), maxima, width, num_groups, maxima.numel(), signed, together, size, num_warps=4)
     return maxima
 
 
@@ -156,10 +175,12 @@ def _block_counts_kernel(
 
 @triton.jit
 def _write_kernel(
-    values, maxima, groups, upper, lower, above, equal, out, end, wanted, width, GROUPED: tl.constexpr, SIZE: tl.constexpr,
+    values, maxima, groups, upper, lower, above, equal, out, rows, columns, end, wanted, width, GROUPED: tl.constexpr, SIZE: tl.constexpr,
     WIDTH: tl.constexpr, BINS: tl.constexpr,
 ):  # fmt: skip
-    """Writes the chosen places of a block behind those of the blocks before it; `above` and `equal` hold sums up to each block."""
+    """Writes the chosen values of a block, with row and column, behind those of the blocks before it; or the chosen maxima, with the number
+    of their group in place of the column. `above` and `equal` hold sums up to each block.
+    """
     block = tl.program_id(0)
     place = block.to(tl.int64) * SIZE + tl.arange(0, SIZE)
     keys = _candidate_keys(values, maxima, groups, place, end, width, GROUPED, WIDTH)
@@ -171,38 +192,40 @@ def _write_kernel(
     is_equal = keys == least
     chosen = (keys > least) | (is_equal & (ties + tl.cumsum(is_equal.to(tl.int32)) <= spare))
     at = before + tl.minimum(ties, spare) + tl.cumsum(chosen.to(tl.int32)) - 1
-    found = place
+    tl.store(out + at, _values(keys), mask=chosen)
     if GROUPED:
         group = tl.load(groups + place // WIDTH, mask=place < end, other=0)
-        row, column = group // tl.cdiv(width, WIDTH), (group % tl.cdiv(width, WIDTH)) * WIDTH + place % WIDTH
-        found = row * width + column
-    tl.store(out + at, found, mask=chosen)
+        tl.store(rows + at, group // tl.cdiv(width, WIDTH), mask=chosen)
+        place = (group % tl.cdiv(width, WIDTH)) * WIDTH + place % WIDTH
+    tl.store(columns + at, place, mask=chosen)
 
 
-_BLOCK = 4096
+_TILE = 4096
+"""Values that a program reads."""
 
 
-def _chosen(values: Tensor, maxima: Tensor, groups: Tensor | None, wanted: int) -> Int[Tensor, " n"]:
-    """Flat places, in order, of the `wanted` largest among all members of some groups, or among the groups' maxima."""
-    end = maxima.numel() if groups is None else groups.numel() * _WIDTH
-    blocks, device, grouped = triton.cdiv(end, _BLOCK), values.device, groups is not None
+def _chosen(values: Tensor, maxima: Tensor, groups: Tensor | None, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `wanted` largest among all members of some groups, with row and column, in order; or the largest maxima, with their groups."""
+    end = maxima.numel() if groups is None else groups.numel() * _NARROW
+    blocks, device, grouped = triton.cdiv(end, _TILE), values.device, groups is not None
     upper, lower = torch.zeros(2, _BINS, dtype=torch.int32, device=device)
-    above, equal = torch.empty(2, blocks, dtype=torch.int32, device=device)
-    out = torch.empty(wanted, dtype=torch.int64, device=device)
+    counts = torch.empty(2, blocks, dtype=torch.int32, device=device)
+    out = torch.empty(wanted, dtype=torch.float32, device=device)
+    rows, columns = torch.empty(2, wanted, dtype=torch.int64, device=device)
     bits, width = values.view(torch.int16), values.shape[1]
     known = (bits, maxima, maxima if groups is None else groups, upper, lower)
-    sizes = (grouped, _BLOCK, _WIDTH, _BINS)
+    sizes = (grouped, _TILE, _NARROW, _BINS)
     for is_lower in (False, True):
         _histogram_kernel[(blocks,)](*known, end, wanted, width, is_lower, *sizes, num_warps=8)
-    _block_counts_kernel[(blocks,)](*known, above, equal, end, wanted, width, *sizes, num_warps=8)
-    above, equal = above.cumsum(0, dtype=torch.int32), equal.cumsum(0, dtype=torch.int32)
-    _write_kernel[(blocks,)](*known, above, equal, out, end, wanted, width, *sizes, num_warps=8)
-    return out
+    _block_counts_kernel[(blocks,)](*known, *counts, end, wanted, width, *sizes, num_warps=8)
+    _write_kernel[(blocks,)](*known, *counts.cumsum(1, dtype=torch.int32), out, rows, columns, end, wanted, width, *sizes, num_warps=8)
+    return out, rows, columns
 
 
-def batch_topk_places(values: BFloat16[Tensor, "row width"], count: int) -> tuple[Float[Tensor, " {count}"], Int[Tensor, " {count}"]]:
-    """The `count` largest of the whole array and their flat places, in order; of equal values the first."""
-    maxima = _maxima(values, False)
-    groups = _chosen(values, maxima, None, min(count, maxima.numel()))
-    places = _chosen(values, maxima, groups, count)
-    return values.view(-1)[places].float(), places
+def batch_topk_places(
+    values: BFloat16[Tensor, "row width"], count: int
+) -> tuple[Float[Tensor, " {count}"], Int[Tensor, " {count}"], Int[Tensor, " {count}"]]:
+    """The `count` largest of the whole array, and their rows and columns, in order; of equal values the first."""
+    maxima = _maxima(values, False, _NARROW)
+    *_, groups = _chosen(values, maxima, None, min(count, maxima.numel()))
+    return _chosen(values, maxima, groups, count)

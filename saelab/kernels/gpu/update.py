@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import BFloat16, Float, Int
+from jaxtyping import BFloat16, Float
 from torch import Tensor
 
 from saelab.kernels.segments import PIECE, Segments
@@ -65,12 +65,12 @@ def _pieces_kernel(
 
 
 @triton.jit
-def _squares_kernel(
-    values, rows, x, bounds, pieces, sums, dense, along, needed, out, d_sae, width, UNIT: tl.constexpr, DENSE: tl.constexpr,
+def _norms_kernel(
+    values, rows, x, bounds, pieces, sums, dense, along, bound, limit, out, d_sae, width, UNIT: tl.constexpr, DENSE: tl.constexpr,
     UNROLL: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The squared norms of some features' gradients, where they are needed."""
-    if tl.load(needed) == 0:
+    """The norms of some features' gradients, where the bound on all of them together exceeds the limit."""
+    if tl.load(bound) <= limit:
         return
     for feature in range(tl.program_id(0), d_sae, tl.num_programs(0)):
         begin, end = tl.load(bounds + feature), tl.load(bounds + feature + 1)
@@ -83,22 +83,22 @@ def _squares_kernel(
         if UNIT:
             part = tl.load(along + feature)
             total = tl.maximum(total - part * part, 0.0)
-        tl.store(out + feature, total)
+        tl.store(out + feature, tl.sqrt(total))
 
 
 @triton.jit
 def _adam_kernel(
-    weight, copy, first_moment, second_moment, values, rows, x, bounds, pieces, sums, dense, along, rate, corrections, factor, width,
+    weight, copy, first_moment, second_moment, values, rows, x, bounds, pieces, sums, dense, along, rate, corrections, norm, clip, width,
     beta1, beta2, eps, UNIT: tl.constexpr, DENSE: tl.constexpr, WHOLE: tl.constexpr, UNROLL: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Steps the row of a feature. `corrections` are 1 - beta^step; `factor` clips; WHOLE says that a block holds a row."""
+    """Steps the row of a feature. `corrections` are 1 - beta^step; WHOLE says that a block holds a row."""
     feature = tl.program_id(0)
     begin, end = tl.load(bounds + feature), tl.load(bounds + feature + 1)
     first, last = tl.load(pieces + feature), tl.load(pieces + feature + 1)
     row = feature.to(tl.int64) * width
-    size = tl.load(rate) / tl.load(corrections)
-    root = tl.sqrt(tl.load(corrections + 1))
-    clipped = tl.load(factor)
+    size = tl.load(rate) / tl.load(corrections).to(tl.float32)
+    root = tl.sqrt(tl.load(corrections + 1).to(tl.float32))
+    factor = tl.minimum(clip / (tl.load(norm) + 1e-6), 1.0)
     part = tl.load(along + feature) if UNIT else 0.0
     total = 0.0
     for low in range(0, width, COLUMNS):
@@ -106,7 +106,7 @@ def _adam_kernel(
         inside = column < width
         old = tl.load(weight + row + column, mask=inside, other=0.0)
         found = _gradient(values, rows, x, sums, dense, feature, begin, end, first, last, column, width, DENSE, UNROLL, COLUMNS)
-        found = clipped * (found - part * old)
+        found = factor * (found - part * old)
         mean = beta1 * tl.load(first_moment + row + column, mask=inside, other=0.0) + (1 - beta1) * found
         square = beta2 * tl.load(second_moment + row + column, mask=inside, other=0.0) + (1 - beta2) * found * found
         tl.store(first_moment + row + column, mean, mask=inside)
@@ -145,8 +145,8 @@ class Gradient:
         if dense is not None:
             parts, reaches = [*parts, (dense * weight).sum(1)], [*reaches, dense.norm(dim=1)]
         self.along = _total(parts) if unit else None
-        self.reach = torch.linalg.vector_norm(_total(reaches))
-        """No less than the norm of the whole gradient."""
+        self.reach = _total(reaches)
+        """For each row no less than the norm of its gradient."""
         self.d_sae, self.width = weight.shape
         self.shape = _shape(self.width)
         self.sums = torch.empty(len(self.segments.owner), self.width, dtype=torch.float32, device=self.x.device)
@@ -158,11 +158,11 @@ class Gradient:
     def _entries(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         return self.values, self.segments.rows, self.x, self.segments.bounds, self.segments.pieces
 
-    def squared_norms(self, needed: Int[Tensor, ""], out: Float[Tensor, " d_sae"]) -> None:
-        """Writes the squared norm of each row; does nothing where they are not needed."""
+    def norms(self, bound: Float[Tensor, ""], limit: float, out: Float[Tensor, " d_sae"]) -> None:
+        """Writes the norm of each row, where the bound exceeds the limit; else nothing."""
         unit, dense = self.along is not None, self.dense is not None
-        _squares_kernel[(min(self.d_sae, _MOST),)](
-            *self._entries(), self.sums, self.dense if dense else self.x, self.along if unit else self.x, needed, out, self.d_sae,
+        _norms_kernel[(min(self.d_sae, _MOST),)](
+            *self._entries(), self.sums, self.dense if dense else self.x, self.along if unit else self.x, bound, limit, out, self.d_sae,
             self.width, unit, dense, *self.shape[:2], num_warps=self.shape[2],
         )  # fmt: skip
 
@@ -173,15 +173,19 @@ class Gradient:
         moments: tuple[Tensor, Tensor],
         rate: Float[Tensor, ""],
         corrections: Float[Tensor, "2"],
-        factor: Float[Tensor, ""],
+        norm: Float[Tensor, ""],
+        clip: float,
         betas: tuple[float, float],
         eps: float,
     ) -> None:
-        """Adam's step on the weight and its bfloat16 copy, in place; rows of norm 1 are brought back to it."""
+        """Adam's step on the weight and its bfloat16 copy, in place; rows of norm 1 are brought back to it.
+
+        All gradients together have that `norm`, and are shortened to `clip`.
+        """
         unit, dense, (tile, columns, warps) = self.along is not None, self.dense is not None, self.shape
         _adam_kernel[(self.d_sae,)](
             weight, copy, *moments, *self._entries(), self.sums, self.dense if dense else self.x, self.along if unit else self.x, rate,
-            corrections, factor, self.width, *betas, eps, unit, dense, columns >= self.width, tile, columns, num_warps=warps,
+            corrections, norm, clip, self.width, *betas, eps, unit, dense, columns >= self.width, tile, columns, num_warps=warps,
         )  # fmt: skip
 
 
@@ -205,11 +209,10 @@ def _total(parts: Sequence[Tensor]) -> Tensor:
 
 def _joined(terms: Sequence[Term]) -> tuple[Float[Tensor, " n"], BFloat16[Tensor, "row width"], Segments]:
     """Values in the order of their features, rows and segments of all terms together."""
-    ordered = [term.values.reshape(-1)[term.segments.order] for term in terms]
     if len(terms) == 1:
-        return ordered[0], terms[0].x, terms[0].segments
+        return terms[0].values, terms[0].x, terms[0].segments
     firsts = [sum(len(term.x) for term in terms[:number]) for number in range(len(terms))]
     features = torch.cat([term.segments.features for term in terms])
     rows = torch.cat([term.segments.rows + first for term, first in zip(terms, firsts, strict=True)])
     segments = Segments(features, rows, len(terms[0].segments.bounds) - 1)
-    return torch.cat(ordered)[segments.order], torch.cat([term.x for term in terms]), segments
+    return torch.cat([term.values for term in terms])[segments.order], torch.cat([term.x for term in terms]), segments
