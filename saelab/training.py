@@ -198,6 +198,7 @@ class Trainer:
             losses = self.dictionary.losses(x, self.dead, self.steps_done / self.config.steps)
         loss = reduce(add, losses.terms.values())
         loss.backward()
+        losses = replace(losses, terms={name: term.detach() for name, term in losses.terms.items()})  # its graph is not needed any more
         with aside(self.device, "counts"):
             self._count(losses, loss)
         self.ranks.reduce(self.dictionary)

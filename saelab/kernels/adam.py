@@ -87,9 +87,11 @@ class Adam(torch.optim.Adam):
                 weight.grad.addcmul_((weight.grad * weight).sum(1, keepdim=True), weight, value=-1.0)
         norm = self._norm(dense, list(summed.values()))
         clip_grads_with_norm_(dense, self.clip, norm)
+        with aside(weights[0].device, "sums"):
+            super().step()
         if summed:
             self._step(summed, norm)
-        super().step()
+        rejoin(weights[0].device, "sums")
         for weight in turned:
             if weight not in summed:
                 weight.div_(weight.norm(dim=1, keepdim=True))

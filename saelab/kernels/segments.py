@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from saelab.kernels.streams import aside
 
-PIECE = 64
+PIECE = 32
 """Entries of a feature that a GPU sums in one go."""
 
 

@@ -188,6 +188,14 @@ class Selective(SAE):
         x = wanted.detach()
         return Task(x, wanted, None, weights, offset, target=target, variance=self.ranks.spread(x))
 
+    def centred(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "row d_in"]:
+        """Raw activations as rows, less the decoder's bias; in bfloat16 where that is what will be read."""
+        if fast(self.encoder) and not torch.is_grad_enabled():
+            from saelab.kernels.gpu.gather import centred
+
+            return centred(x.reshape(-1, self.d_in).contiguous(), self.offset())
+        return super().centred(x)
+
     @abstractmethod
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
         """The features that centred activations keep in training."""

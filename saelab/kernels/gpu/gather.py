@@ -13,7 +13,7 @@ from torch import Tensor
 from saelab.kernels.low import keep_low, keep_row_norms
 from saelab.kernels.streams import aside
 
-_TILE = 256
+TILE = 256
 """Numbers of a tile that one warp reads at a time."""
 
 
@@ -110,7 +110,7 @@ def _dots_kernel(
 
 def columns_of(width: int) -> int:
     """The longest block of columns that a warp reads at once of which rows of this width are made without a rest, or nearly."""
-    return next((size for size in (_TILE, 128) if width % size == 0), 64)
+    return next((size for size in (TILE, 128) if width % size == 0), 64)
 
 
 def sums(
@@ -123,7 +123,7 @@ def sums(
         columns = columns_of(width)
         _sums_kernel[(rows, triton.cdiv(width, columns))](
             values, indices, weight, indices if starts is None else starts, out, indices.shape[-1], width, starts is not None,
-            4 * _TILE // columns, columns, num_warps=1,
+            4 * TILE // columns, columns, num_warps=1,
         )  # fmt: skip
     return out
 
@@ -143,7 +143,7 @@ def residuals(
     copy, squares = torch.empty_like(residual, dtype=torch.bfloat16), torch.empty(rows, blocks, device=weight.device)
     _residual_kernel[(rows, blocks)](
         values, indices, weight, wanted, wanted if shift is None else shift, indices if starts is None else starts, residual, copy, squares,
-        indices.shape[-1], width, blocks, starts is not None, shift is not None, 4 * _TILE // columns, columns, num_warps=1,
+        indices.shape[-1], width, blocks, starts is not None, shift is not None, 4 * TILE // columns, columns, num_warps=1,
     )  # fmt: skip
     keep_low(residual, copy)
     with aside(weight.device, "order"):

@@ -1,7 +1,7 @@
 """The largest pre-activations of each row, or of the whole batch: exact among bfloat16 values, equal ones in the order of their places.
 
-A group of 64 places, or 32, is known by its largest. The k groups with the largest ones hold the k largest values, so only their places
-are looked at: the array is read once, and a small part of it a second time. The k-th largest of a set is found bit by bit, or over a whole
+A group of 32 places is known by its largest. The k groups with the largest ones hold the k largest values, so only their places are looked
+at: the array is read once, and a small part of it a second time. The k-th largest of a set is found bit by bit, or over a whole
 batch by a histogram of the upper and one of the lower byte, since bfloat16 values have 16-bit keys that sort as they do.
 """
 
@@ -11,10 +11,10 @@ import triton.language as tl
 from jaxtyping import BFloat16, Float, Int
 from torch import Tensor
 
-_WIDTH = 64
-"""Places of a group where the largest of a row are sought."""
-_NARROW = 32
-"""And where those of a whole batch are: all groups are ranked then, and all places of as many as are kept, several times."""
+_WIDTH = 32
+"""Places of a group: all groups are ranked, and then all places of as many as are kept."""
+_FEW = 1024
+"""So many keys are ranked by one warp, which waits for no other."""
 _BINS = 256
 
 
@@ -72,9 +72,10 @@ def _topk_kernel(
     real = (slot < wanted)[:, None] & (place < width)
     keys = _keys(tl.load(bits + row * width + place, mask=real, other=0), MAGNITUDE)
     at = _places(tl.reshape(tl.where(real, keys, -1), (K * WIDTH,)), k)
-    place = tl.reshape(place, (K * WIDTH,))
-    tl.store(places + row * k + at, place.to(tl.int64), mask=at >= 0)
-    tl.store(out + row * k + at, tl.load(values + row * width + place, mask=at >= 0).to(tl.float32), mask=at >= 0)
+    tl.store(places + row * k + at, tl.reshape(place, (K * WIDTH,)).to(tl.int64), mask=at >= 0)
+    tl.debug_barrier()
+    chosen = tl.load(places + row * k + slot, mask=slot < k, other=0)
+    tl.store(out + row * k + slot, tl.load(values + row * width + chosen, mask=slot < k, other=0.0).to(tl.float32), mask=slot < k)
 
 
 @triton.jit
@@ -94,25 +95,26 @@ def _places(keys, wanted):
 def topk_places(values: BFloat16[Tensor, "row width"], k: int, signed: bool = False) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
     """The k largest of each row and their places, in order of place; of equal values the first. `signed`: the largest by magnitude."""
     (rows, width), num_groups = values.shape, triton.cdiv(values.shape[1], _WIDTH)
-    maxima, bits = _maxima(values, signed, _WIDTH), values.view(torch.int16)
-    size = triton.next_power_of_2(k)
+    maxima, bits = _maxima(values, signed), values.view(torch.int16)
+    size, every = triton.next_power_of_2(k), triton.next_power_of_2(num_groups)
     groups = torch.empty(rows, size, dtype=torch.int32, device=values.device)
     places = torch.empty(rows, k, dtype=torch.int64, device=values.device)
     found = torch.empty(rows, k, dtype=torch.float32, device=values.device)
     if rows:
         _topk_kernel[(rows,)](
-            values, bits, maxima, groups, found, places, width, num_groups, k, signed, triton.next_power_of_2(num_groups), size, _WIDTH,
-            num_warps=4,
+            values, bits, maxima, groups, found, places, width, num_groups, k, signed, every, size, _WIDTH,
+            num_warps=1 if max(every, size * _WIDTH) <= _FEW else 4,
         )  # fmt: skip
     return found, places
 
 
-def _maxima(values: Tensor, signed: bool, size: int) -> Int[Tensor, "row group"]:
-    (rows, width), num_groups = values.shape, triton.cdiv(values.shape[1], size)
-    maxima = torch.empty(rows, num_groups, dtype=torch.int32, device=values.device)
+def _maxima(values: Tensor, signed: bool) -> Int[Tensor, "row group"]:
+    (rows, width), num_groups = values.shape, triton.cdiv(values.shape[1], _WIDTH)
+    maxima, together = torch.empty(rows, num_groups, dtype=torch.int32, device=values.device), _TILE // _WIDTH
     if rows:
-        grid, together = triton.cdiv(maxima.numel(), _TILE // size), _TILE // size
-        _maxima_kernel[(grid,)](values.view(torch.int16), maxima, width, num_groups, maxima.numel(), signed, together, size, num_warps=4)
+        _maxima_kernel[(triton.cdiv(maxima.numel(), together),)](
+            values.view(torch.int16), maxima, width, num_groups, maxima.numel(), signed, together, _WIDTH, num_warps=4
+        )
     return maxima
 
 
@@ -206,7 +208,7 @@ _TILE = 4096
 
 def _chosen(values: Tensor, maxima: Tensor, groups: Tensor | None, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
     """The `wanted` largest among all members of some groups, with row and column, in order; or the largest maxima, with their groups."""
-    end = maxima.numel() if groups is None else groups.numel() * _NARROW
+    end = maxima.numel() if groups is None else groups.numel() * _WIDTH
     blocks, device, grouped = triton.cdiv(end, _TILE), values.device, groups is not None
     upper, lower = torch.zeros(2, _BINS, dtype=torch.int32, device=device)
     counts = torch.empty(2, blocks, dtype=torch.int32, device=device)
@@ -214,7 +216,7 @@ def _chosen(values: Tensor, maxima: Tensor, groups: Tensor | None, wanted: int) 
     rows, columns = torch.empty(2, wanted, dtype=torch.int64, device=device)
     bits, width = values.view(torch.int16), values.shape[1]
     known = (bits, maxima, maxima if groups is None else groups, upper, lower)
-    sizes = (grouped, _TILE, _NARROW, _BINS)
+    sizes = (grouped, _TILE, _WIDTH, _BINS)
     for is_lower in (False, True):
         _histogram_kernel[(blocks,)](*known, end, wanted, width, is_lower, *sizes, num_warps=8)
     _block_counts_kernel[(blocks,)](*known, *counts, end, wanted, width, *sizes, num_warps=8)
@@ -226,6 +228,6 @@ def batch_topk_places(
     values: BFloat16[Tensor, "row width"], count: int
 ) -> tuple[Float[Tensor, " {count}"], Int[Tensor, " {count}"], Int[Tensor, " {count}"]]:
     """The `count` largest of the whole array, and their rows and columns, in order; of equal values the first."""
-    maxima = _maxima(values, False, _NARROW)
+    maxima = _maxima(values, False)
     *_, groups = _chosen(values, maxima, None, min(count, maxima.numel()))
     return _chosen(values, maxima, groups, count)

@@ -14,6 +14,7 @@ import triton.language as tl
 from jaxtyping import BFloat16, Float
 from torch import Tensor
 
+from saelab.kernels.gpu.gather import TILE
 from saelab.kernels.segments import PIECE, Segments
 from saelab.kernels.terms import Term
 
@@ -151,8 +152,8 @@ class Gradient:
         self.shape = _shape(self.width)
         self.sums = torch.empty(len(self.segments.owner), self.width, dtype=torch.float32, device=self.x.device)
         if len(self.sums):
-            _pieces_kernel[(len(self.sums), triton.cdiv(self.width, self.shape[1]))](
-                *self._entries(), self.segments.owner, self.sums, self.d_sae, self.width, PIECE, 8, self.shape[1], num_warps=self.shape[2]
+            _pieces_kernel[(len(self.sums), triton.cdiv(self.width, TILE))](
+                *self._entries(), self.segments.owner, self.sums, self.d_sae, self.width, PIECE, 8, TILE, num_warps=1
             )
 
     def _entries(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
