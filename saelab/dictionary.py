@@ -66,10 +66,15 @@ class Codes:
     @classmethod
     def from_dense(cls, z: Float[Tensor, "*batch d_sae"]) -> "Codes":
         """Codes of a dense array, with as many slots as the fullest token needs (at least one)."""
-        active = z != 0
-        slots = max(1, int(active.sum(-1).max())) if z.numel() else 1
-        indices = active.to(torch.int8).topk(min(slots, z.shape[-1]), dim=-1, sorted=False).indices
-        return cls(indices=indices, values=z.gather(-1, indices), d_sae=z.shape[-1])
+        rows = z.reshape(-1, z.shape[-1])
+        row, feature = rows.nonzero(as_tuple=True)
+        counts = torch.bincount(row, minlength=len(rows))
+        slot = torch.arange(len(row), device=z.device) - (counts.cumsum(0) - counts)[row]
+        shape = len(rows), max(1, int(counts.max())) if len(rows) else 1
+        indices = row.new_zeros(shape).index_put((row, slot), feature)
+        values = rows.new_zeros(shape).index_put((row, slot), rows[row, feature])
+        batch = (*z.shape[:-1], shape[1])
+        return cls(indices=indices.view(batch), values=values.view(batch), d_sae=z.shape[-1])
 
 
 class Dictionary(nn.Module, ABC):

@@ -23,7 +23,11 @@ class _Recorded(Generic[T]):
 class Recording(Generic[T]):
     """Runs a step of one tensor: the first time of a kind as it is, which makes its state and kernels, from then on as a recording.
 
-    The result of a recorded step lies in memory that the next one overwrites.
+    The result of a recorded step lies in memory that the next one overwrites. Encoding batches of one size can be recorded too:
+
+        encode = Recording(sae.encode)
+        with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+            codes = encode(x)
     """
 
     def __init__(self, step: Callable[[Tensor], T]) -> None:
@@ -32,7 +36,7 @@ class Recording(Generic[T]):
         self._recorded: dict[Hashable, _Recorded[T]] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, x: Tensor, kind: Hashable) -> T:
+    def __call__(self, x: Tensor, kind: Hashable = None) -> T:
         """One step. Steps of one `kind` do the same on tensors of the same shapes."""
         kind = (kind, x.shape, x.dtype)
         if kind not in self._seen:

@@ -8,6 +8,7 @@ from torch import Tensor
 from workload import Shape
 
 from saelab.dictionary import DICTIONARIES, Trainable
+from saelab.recording import Recording
 from saelab.training import TrainConfig, Trainer
 from saelab.values import from_dict
 
@@ -30,9 +31,12 @@ def make(shape: Shape, sample: Tensor, architecture: str, precision: str) -> Mad
             if trainer.due():
                 trainer.row()
 
+    recorded = sample.is_cuda and precision == "bf16" and architecture in ("topk", "abstopk")  # others must ask how many slots they need
+    encoder = Recording(dictionary.encode) if recorded else dictionary.encode
+
     @torch.no_grad()
     def encode(x: Tensor) -> Tensor:
         with autocast(x.device, precision):
-            return dictionary.encode(x).values
+            return encoder(x).values
 
     return Made(fit, encode)
