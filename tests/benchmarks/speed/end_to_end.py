@@ -2,8 +2,9 @@
 
     python tests/benchmarks/speed/end_to_end.py TOKENS.npz.xz --model MODEL --out end_to_end.json --page docs/benchmarks/PAGE.md
 
-`TOKENS` is what `tests/benchmarks/quality/text.py` writes. Ours runs as a user's would: `Trainer.fit` with folder, log and checkpoints. A
-peer gets the same batches, centred and scaled, for some steps of its own loop, and what it would take for all of them is extrapolated.
+`TOKENS` is what `tests/benchmarks/quality/text.py` writes; where it has fewer rows than are asked for, it is read several times. Ours runs
+as a user's would: `Trainer.fit` with folder, log and checkpoints. A peer gets the same batches, centred and scaled, for some seconds of its
+own loop, and what it would take for all of them is extrapolated. The file is written anew after each of them.
 """
 
 import argparse
@@ -11,11 +12,12 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import peers
@@ -29,7 +31,7 @@ from workload import Finished, Shape
 from saelab.activations.base import Chunk
 from saelab.activations.buffer import BufferConfig, RingBuffer
 from saelab.activations.stream import SubjectStore
-from saelab.analyses.checkup import Checkup
+from saelab.analyses import checkup
 from saelab.corpus import Corpus, DocumentInfo
 from saelab.dictionary import DICTIONARIES, Losses, Trainable
 from saelab.feeds import provenance_of
@@ -41,8 +43,10 @@ from saelab.values import from_dict
 sys.path.append(str(Path(__file__).parents[1] / "quality"))
 from rows import Text
 
-PARTS, WARMUP = 10, 5
-"""Stretches that the timeline is told in; steps of a peer that are not timed."""
+PARTS, WARMUP, FEWEST = 10, 5, 5
+"""Stretches that the timeline is told in; steps of a peer that are not timed, and that are timed at least."""
+HELD_OUT_ROWS, HELD_OUT_WINDOWS = 2**18, 256
+"""What the dictionary is judged on: sixteen times what training looks at now and then."""
 
 
 def corpus_of(text: Text, subject: Subject) -> Corpus:
@@ -63,15 +67,15 @@ class WatchedModel:
     """A subject that tells the timeline when it runs; `Captured`."""
 
     def __init__(self, subject: Subject) -> None:
-        self.subject, self.name = subject, subject.name
+        self.subject, self.name, self.device = subject, subject.name, subject.device
         self.timeline: Timeline | None = None
 
     def span(self, name: str) -> AbstractContextManager[None]:
         return nullcontext() if self.timeline is None else self.timeline.span(name)
 
-    def activations(self, tokens: Tensor, hooks: Sequence[str]) -> dict[str, Tensor]:
+    def activations(self, tokens: Tensor, hooks: Sequence[str], compiled: bool = False) -> dict[str, Tensor]:
         with self.span("model"):
-            return self.subject.activations(tokens, hooks)
+            return self.subject.activations(tokens, hooks, compiled)
 
 
 class WatchedStore(SubjectStore):
@@ -79,9 +83,9 @@ class WatchedStore(SubjectStore):
 
     model: WatchedModel
 
-    def on(self, windows: np.ndarray) -> Chunk:
+    def begin(self, seed: int, portion: int) -> Callable[[], Chunk]:
         with self.model.span("rows"):
-            return super().on(windows)
+            return super().begin(seed, portion)
 
 
 class WatchedTrainer(Trainer):
@@ -107,7 +111,7 @@ def train(store: WatchedStore, config: argparse.Namespace, folder: Path) -> tupl
     kind = DICTIONARIES[config.architecture]
     assert issubclass(kind, Trainable)
     dictionary = kind.sized(store.d_in, config.d_sae, config.k).to(store.device)
-    settings = {"steps": config.tokens // config.batch, "batch_size": config.batch, "precision": config.precision, "evaluate_every": 0}
+    settings = {"steps": -(-config.tokens // config.batch), "batch_size": config.batch, "precision": config.precision, "evaluate_every": 0}
     settings["sample"] = min(100_000, config.tokens // 10)  # a short try must not end with its sample
     trainer = WatchedTrainer(dictionary, from_dict(TrainConfig, settings), folder)
     trainer.timeline = store.model.timeline = Timeline(store.device)
@@ -131,10 +135,13 @@ def train(store: WatchedStore, config: argparse.Namespace, folder: Path) -> tupl
     return dictionary, found
 
 
-def given(batches: Iterator[Tensor], timeline: Timeline, steps: int, mean: Tensor, scale: Tensor) -> Iterator[Tensor]:
-    """So many standardised batches; what happens between two of them is the trainer's."""
-    for _, x in zip(range(steps), batches, strict=False):
-        standard = (x - mean) / scale
+def given(batches: Iterator[Tensor], timeline: Timeline, seconds: float, mean: Tensor, scale: Tensor) -> Iterator[Tensor]:
+    """Standardised batches for so long; what happens between two of them is the trainer's."""
+    began = time.perf_counter()
+    for number in count():
+        if number >= WARMUP + FEWEST and time.perf_counter() - began > seconds:
+            break
+        standard = (next(batches) - mean) / scale
         with timeline.span("sae"):
             yield standard
     raise Finished
@@ -150,16 +157,17 @@ def train_peer(name: str, store: WatchedStore, config: argparse.Namespace) -> di
     made = make(Shape("stream", store.d_in, config.d_sae, config.k, config.batch), (sample - mean) / scale, architecture, precision)
     store.model.timeline = timeline = Timeline(store.device)
     try:
-        made.fit(given(batches, timeline, WARMUP + config.peer_steps, mean, scale))
+        made.fit(given(batches, timeline, config.peer_seconds, mean, scale))
     except (Finished, RuntimeError) as ended:  # a generator's own end reaches some loops as RuntimeError
         if not isinstance(ended, Finished) and not isinstance(ended.__cause__, Finished):
             raise
     store.model.timeline = None
     intervals = timeline.intervals()
     first, last = intervals["sae"][WARMUP][0], intervals["sae"][-1][1]
-    speed = config.peer_steps * config.batch / (last - first)
+    steps = len(intervals["sae"]) - WARMUP
+    speed = steps * config.batch / (last - first)
     return {
-        "steps": config.peer_steps,
+        "steps": steps,
         "tokens_per_second": speed,
         "shares": shares(intervals, first, last),
         "extrapolated_seconds": config.tokens / speed,
@@ -177,13 +185,15 @@ def attempted(name: str, store: WatchedStore, config: argparse.Namespace) -> dic
 def page(result: dict[str, Any]) -> str:
     """The result for a person."""
     ours, quality, facts, config = result["saelab"], result["quality"], result["machine"], result["config"]
+    passes = ours["tokens"] / result["rows"]
     versions = ", ".join(f"{name} {found}" for name, found in facts["versions"].items())
     what = "{architecture}, {d_sae:,} features, k {k}, batch {batch:,}, {precision}".format(**config)
     lines = ["# From text to a trained SAE", "", f"{facts['date']} · {facts['device']} · {versions}", ""]
     lines += ["```bash", facts["command"], "```", ""]
     lines += [
         f"{what}; {ours['tokens']:,} tokens of `{config['hook']}`, straight from the model through a ring buffer of "
-        f"{config['rows']:,} rows, as `saelab train --stream` does, log and checkpoints included.",
+        f"{config['rows']:,} rows, as `saelab train --stream` does, log and checkpoints included. The text gives {result['rows']:,} "
+        f"training rows: the model read it {passes:.1f} times, in another order each time.",
         "",
         f"Reading the tokens took {result['read_seconds']:.1f} s, loading the model {result['load_seconds']:.1f} s, filling the buffer and "
         f"setting the weights {ours['filling_seconds']:.1f} s, and training {ours['seconds'] - ours['filling_seconds']:.1f} s.",
@@ -191,20 +201,19 @@ def page(result: dict[str, Any]) -> str:
         "| trainer | tokens/s | tokens | hours for all | model | rows | SAE | i/o | waiting |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
         _line("saelab", ours, ours["tokens"], config["tokens"]),
-        *(
-            _line(name, row, row.get("steps", 0) * result["config"]["batch"], result["config"]["tokens"])
-            for name, row in result["peers"].items()
-        ),
+        *(_line(name, row, row.get("steps", 0) * config["batch"], config["tokens"]) for name, row in result["peers"].items()),
         "",
         "Shares are of the time from the first step to the last: the device at work on the model, on rows around it (choosing windows,",
-        "leaving out what does not count), on the SAE, on the log and checkpoints, and on none of them. Hours for all are extrapolated",
-        "where fewer tokens were read.",
+        "leaving out what does not count), on the SAE, on log and checkpoints, and on none of them. On a GPU model and SAE work at once,",
+        "on streams of their own, so that shares add up to more than 1. Hours for all are extrapolated where fewer tokens were read.",
         "",
         "| tenth of the run | model | rows | SAE | i/o | waiting |",
         "|---|---:|---:|---:|---:|---:|",
         *(f"| {number} | {_shares(part)} |" for number, part in enumerate(ours["timeline"], 1)),
         "",
-        "On held-out documents: " + ", ".join(f"{name} {value:.4f}" for name, value in quality.items()) + ".",
+        f"On held-out documents ({HELD_OUT_ROWS:,} rows at most; losses on {HELD_OUT_WINDOWS} windows): "
+        + ", ".join(f"{name} {value:.4f}" for name, value in quality.items())
+        + ".",
         f"In training, at the end: {ours['last_log']['dead']:.2%} of the features dead.",
     ]
     return "\n".join(lines) + "\n"
@@ -241,8 +250,14 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--peers", nargs="*", default=["sae_lens-batchtopk-bf16", "dictionary_learning-batchtopk-bf16"])
-    parser.add_argument("--peer-steps", type=int, default=200)
+    parser.add_argument("--peer-seconds", type=float, default=40, help="how long each peer trains")
     return parser.parse_args(argv)
+
+
+def judged(store: WatchedStore, subject: Subject, corpus: Corpus, dictionary: Trainable) -> dict[str, float]:
+    """What an evaluation in training measures, on more of the held-out text."""
+    with patch.multiple(checkup, _ROWS=HELD_OUT_ROWS, _WINDOWS=HELD_OUT_WINDOWS):
+        return checkup.Checkup(store, subject, corpus)(dictionary)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -252,24 +267,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     subject = Subject.load(SubjectConfig(model=config.model, dtype="bfloat16", device=config.device))
     loaded = time.perf_counter()
     corpus = corpus_of(Text.read(config.text, config.windows), subject)
-    result: dict[str, Any] = {"load_seconds": loaded - began, "read_seconds": time.perf_counter() - loaded}
+    command = " ".join(["python tests/benchmarks/speed/end_to_end.py", *(sys.argv[1:] if argv is None else argv)])
+    result: dict[str, Any] = {
+        "load_seconds": loaded - began,
+        "read_seconds": time.perf_counter() - loaded,
+        "machine": {**machine(config.device, torch.get_num_threads()), "command": command},
+        "config": {key: str(found) if isinstance(found, Path) else found for key, found in vars(config).items()},
+        "peers": {},
+    }
     forward = BufferConfig(rows=config.rows, batch_tokens=config.batch_tokens, shard_windows=config.shard_windows)
     model = WatchedModel(subject)
-    WatchedStore.model = model  # which reads some rows as it is made
     store = WatchedStore(model, corpus, forward, [config.hook], device=config.device)
+    store.model, result["rows"] = model, store.need_rows(False)
     with tempfile.TemporaryDirectory() as folder:
         dictionary, result["saelab"] = train(store, config, Path(folder))
     dictionary.provenance = provenance_of(subject.name, store, config.hook)
-    result["quality"] = Checkup(store, subject, corpus)(dictionary)
-    result["peers"] = {name: attempted(name, store, config) for name in config.peers}
-    command = " ".join(["python tests/benchmarks/speed/end_to_end.py", *(sys.argv[1:] if argv is None else argv)])
-    result["machine"] = {**machine(config.device, torch.get_num_threads()), "command": command}
-    result["config"] = {key: str(found) if isinstance(found, Path) else found for key, found in vars(config).items()}
+    result["quality"] = judged(store, subject, corpus, dictionary)
+    write(result, config)
+    for name in config.peers:
+        result["peers"][name] = attempted(name, store, config)
+        write(result, config)
+    print(page(result))
+
+
+def write(result: dict[str, Any], config: argparse.Namespace) -> None:
+    """The files, as far as the run has come."""
     config.out.write_text(json.dumps(result, indent=1))
-    told = page(result)
     if config.page:
-        config.page.write_text(told)
-    print(told)
+        config.page.write_text(page(result))
 
 
 if __name__ == "__main__":
