@@ -2,7 +2,7 @@
 
     python tests/benchmarks/capture.py --model PATH --tokens TOKENS.npz.xz [--device cuda] [--folder FOLDER] [--seconds 4]
 
-`TOKENS` is what `quality/text.py` writes. Prints a JSON line a measurement, and a table at the end. Everything is sized by
+`TOKENS` is what `quality/text.py` writes. Prints a JSON line a measurement, of which `speed/table.py` makes a page. Everything is sized by
 `--seconds`, about which each measurement takes; what is written into the folder is deleted at the end.
 """
 
@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent / "quality"))
+sys.path.append(str(Path(__file__).parent / "quality"))
+from machine import opening
 from rows import Text
 
 from saelab.activations import forward
@@ -42,13 +43,23 @@ from saelab.training import TrainConfig, Trainer
 SHAPES = {"cuda": ((64, 128), (64, 512), (256, 256)), "cpu": ((32, 128), (8, 512))}
 """Windows and tokens in each, of one forward pass."""
 BATCH, D_SAE, K = 4096, 9216, 32
-ROWS: list[dict[str, object]] = []
+LAYERS = (2, 6, 10)
+"""Further layers that are captured with the one asked for."""
+HOW = """\
+`forward`: the model alone up to the layer, as one would write it, and with compiled blocks. `capture`: from windows of text to memory or
+disk, beside the plain forward pass of the same shape. `disk`: files of the store's size, written and flushed, read with the system's cache
+empty and full. `shuffled batches`: rows in random order on the device. `training`: S1 (9,216 features, k 32, batch 4,096), whole trainer;
+a step alone, what makes a batch alone, and both together; `gpu_idle` is the share of the time in which the device did nothing."""
 
 
 def note(what: str, **facts: object) -> None:
     """One measurement."""
-    ROWS.append({"what": what, **facts})
-    print(json.dumps(ROWS[-1]), flush=True)
+    tell({"what": what, **facts})
+
+
+def tell(line: dict[str, object]) -> None:
+    """Prints a line at once, so that a run that is cut short has told what it found."""
+    print(json.dumps(line), flush=True)
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -130,6 +141,17 @@ def bench_capture(subject: Subject, hook: str, text: Text, folder: Path, own: di
                     note(name, tokens_per_second=rate, of_own_forward=rate / own[context], tokens=tokens)
 
 
+def bench_layers(subject: Subject, hook: str, text: Text, own: float, limit: float) -> None:
+    """Tokens a second of one and of several layers from the same forward pass, into memory."""
+    corpus = corpus_of(text, 128, int(own * limit * 2))
+    hooks = (*(f"blocks.{layer}.hook_resid_post" for layer in LAYERS), hook)
+    for chosen in ((hook,), hooks):
+        config = CaptureConfig(hooks=chosen)
+        capture_in_memory(subject, corpus_of(text, 128, 2**14), config)  # warm
+        rate = int(corpus.window_length.sum()) / seconds(lambda: capture_in_memory(subject, corpus, config), subject.device)  # noqa: B023
+        note(f"capture to memory, layers from one pass: {len(chosen)}", tokens_per_second=rate, of_own_forward=rate / own)
+
+
 def written_store(folder: Path, num_shards: int, d_in: int) -> DiskStore:
     """A store of random rows, written as capture writes it."""
     plan = StorePlan(subject="random", hook="random", dtype="bfloat16", policy=TokenPolicy(), max_norm=None, corpus="", shard_windows=256)
@@ -198,6 +220,33 @@ def bench_shuffled(folder: Path, device: torch.device, limit: float) -> None:
         passed = time.perf_counter() - began
         note(f"shuffled batches, {name}", rows_per_second=rows / passed, bytes_per_second=2 * store.d_in * rows / passed)
         got.close()
+    bench_read(store, device, limit)
+
+
+def bench_read(store: DiskStore, device: torch.device, limit: float) -> None:
+    """Training fed from disk: what a step takes alone, and with the batches that it waits for."""
+    coming = batches(store, BATCH, 0, device=device)
+    trainer = Trainer(TopK(store.d_in, TopK.Config(d_sae=D_SAE, k=K)).to(device), training(device, 0))
+    x = next(coming)
+    trainer.initialise(x)
+    for _ in range(3):
+        trainer.step(x)
+    few = 200 if device.type == "cuda" else 2
+    step = seconds(lambda: [trainer.step(x) for _ in range(few)], device) / few
+    began, steps = time.perf_counter(), 0
+
+    def fed() -> None:
+        nonlocal steps
+        while steps < few or time.perf_counter() - began < limit:
+            trainer.step(next(coming))
+            steps += 1
+            if steps % few == 0 and device.type == "cuda":
+                torch.cuda.synchronize()  # else the host runs ahead of what it measures
+
+    together = seconds(fed, device) / steps
+    coming.close()
+    facts = {"step_ms": 1e3 * step, "fed_ms": 1e3 * together, "waiting": max(0.0, 1 - step / together)}
+    note("training fed from disk", tokens_per_second=BATCH / together, bytes_per_second=2 * store.d_in * BATCH / together, **facts)
 
 
 def forget(files: list[Path]) -> None:
@@ -239,6 +288,7 @@ def bench_fed(subject: Subject, hook: str, text: Text, own: float, limit: float,
         facts |= timeline(lambda: [train(x) for x in islice(coming, 40)])
     together = seconds(fed, device) / steps
     facts |= {"fed_ms": 1e3 * together, "over_the_sum": together / (step + batch), "tokens_per_second": num_saes * BATCH / together}
+    facts["waiting"] = max(0.0, 1 - step / together)
     note(f"training {num_saes} SAEs fed by the model", **facts)
 
 
@@ -283,17 +333,6 @@ def max_run(flags: np.ndarray) -> int:
     return max(map(len, runs))
 
 
-def table() -> None:
-    """What was measured, as Markdown."""
-    print("\n| what | a second | |\n| --- | ---: | --- |")
-    for row in ROWS:
-        rates = {name: float(str(rate)) for name, rate in row.items() if name.endswith("per_second")}
-        text = ", ".join(f"{rate / 1e6:,.4g}M {name.removesuffix('_per_second')}" for name, rate in rates.items())
-        others = {name: item for name, item in row.items() if name not in rates and name not in ("what", "timeline")}
-        shown = ", ".join(f"{name} {item:.3g}" if isinstance(item, float) else f"{name} {item}" for name, item in others.items())
-        print(f"| {row['what']} | {text} | {shown} |")
-
-
 def main() -> None:
     """Measures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -308,17 +347,16 @@ def main() -> None:
     given = parser.parse_args()
     subject = Subject.load(SubjectConfig(model=given.model, dtype=given.dtype, device=given.device))
     text, hook = Text.read(given.tokens), f"blocks.{given.layer}.hook_resid_post"
-    machine = torch.cuda.get_device_name() if subject.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    note("machine", name=machine, torch=torch.__version__, dtype=given.dtype)
+    tell(opening("capture", "Speed of activations", HOW, subject.device.type))
     own = bench_forward(subject, given.layer, text, given.seconds)
     if given.folder is not None:
         given.folder.mkdir(parents=True, exist_ok=True)
+    for num_saes in given.saes:
+        bench_fed(subject, hook, text, own[128], given.seconds, num_saes)
+    bench_layers(subject, hook, text, own[128], given.seconds)
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         bench_capture(subject, hook, text, Path(folder), own, given.seconds)
         bench_disk(Path(folder) / "random", subject.device, subject.d_model, given.seconds)
-    for num_saes in given.saes:
-        bench_fed(subject, hook, text, own[128], given.seconds, num_saes)
-    table()
 
 
 if __name__ == "__main__":

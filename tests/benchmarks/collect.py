@@ -7,7 +7,8 @@ Needs no model: activations are drawn at random, the dictionary is a random TopK
 Only the bookkeeping is compared: what happens to the codes once they are made. Of the peers it is the public code that does it, driven
 directly: `InMemoryCache.add` and `save` with the firing counts of `LatentCache.run` (delphi), `FeatureStatistics.create` and
 `SequenceDataGenerator.get_sequences_data` for each feature (SAEDashboard; on some features, scaled to all; its repeated forward passes are
-not counted). Both get their codes dense, which is not counted either, and the first `--peer-tokens` alone. `--out` gets a JSON line a row.
+not counted). Both get their codes dense, which is not counted either, and the first `--peer-tokens` alone. `--out` gets a JSON line a row,
+of which `speed/table.py` makes a page.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import torch
+from machine import opening
 from torch import Tensor
 
 from saelab.corpus import Corpus, DocumentInfo
@@ -31,13 +33,16 @@ from saelab.dictionary import Codes
 from saelab.features.examples import Grid
 from saelab.features.sketch import CollectConfig, Sketch
 from saelab.policy import TokenPolicy
-from saelab.run import versions
 from saelab.saes.topk import TopK
 
 D_IN, CONTEXT, DOCUMENT, VOCABULARY = 576, 128, 1024, 49152
 DASHBOARD_FEATURES, DASHBOARD_BATCH = 64, 32
 PEER_LATENTS = 16_384
 """Wider dictionaries have fewer tokens for the peers, so that their dense codes are as many."""
+HOW = """\
+Synthetic activations of width 576 without a model. Bookkeeping is what happens to the codes once they are made, for all features; its share
+is of bookkeeping and encoding together. delphi: `InMemoryCache` with firing counts. SAEDashboard: statistics and sequences of each feature,
+measured on 64 features and scaled. Both are given their codes dense, which is not counted."""
 PROFILED = 8
 """Batches at the end of a pass whose kernels are looked at."""
 UNUSED = (
@@ -192,7 +197,7 @@ def compared(latents: int, args: argparse.Namespace, device: torch.device) -> It
     def row(who: str, tokens: int, **more: object) -> dict[str, object]:
         own = clock.seconds[who] / tokens
         rates = {"bookkeeping_tokens_per_second": 1 / own, "share": own / (own + encode), "pass_tokens_per_second": 1 / (own + encode)}
-        return {"latents": latents, "who": who, "tokens": tokens, **rates, **more}
+        return {"what": f"{who}, {latents:,} latents", "latents": latents, "who": who, "tokens": tokens, **rates, **more}
 
     yield row("ours", data.corpus.num_tokens, state_bytes=state, peak_mb=memory(device))
     del sketch
@@ -205,7 +210,7 @@ def compared(latents: int, args: argparse.Namespace, device: torch.device) -> It
             work()
             yield row(who, sum(len(codes.indices) for codes in data.codes))
         except Exception as error:  # the others have been measured by then
-            yield {"latents": latents, "who": who, "error": f"{type(error).__name__}: {error}"[:300]}
+            yield {"what": f"{who}, {latents:,} latents", "latents": latents, "who": who, "error": f"{type(error).__name__}: {error}"[:300]}
 
 
 def shown(row: dict[str, object]) -> str:
@@ -234,10 +239,8 @@ def main() -> None:
     device = usable(args.device)
     if args.peers:
         sys.path.append(str(args.peers))
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    facts = {"machine": where, "versions": versions(), "l0": args.l0, "batch": args.batch, "command": " ".join(sys.argv)}
-    lines = [facts]
-    print(f"{facts}\n\n| latents | who | tokens | bookkeeping tokens/s | share of the pass | pass tokens/s | state, B a latent | peak MB |")
+    lines = [opening("collection", "Collecting features", HOW, device.type)]
+    print("| latents | who | tokens | bookkeeping tokens/s | share of the pass | pass tokens/s | state, B a latent | peak MB |")
     print("|---|---|---|---|---|---|---|---|")
     for latents in args.latents:
         for row in compared(latents, args, device):

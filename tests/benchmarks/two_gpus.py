@@ -18,6 +18,7 @@ import time
 from itertools import cycle
 
 import torch
+from machine import opening
 from torch.nn import functional
 
 from saelab.devices import usable
@@ -34,6 +35,8 @@ PARTS = {  # seconds at most; width, features, k, rows of a process; whether fea
     "1M features": (40, (2304, 2**20, 64, 2048), True, (1, 5)),
     "S2 by rows, recorded": (30, (768, 24_576, 32, 4096), False, (5, 40)),
 }
+HOW = """\
+One process alone, then two on GPUs of one host at twice the batch. `times`: tokens a second of both over those of one."""
 SMALL = (32, 1024, 4, 64)
 DIRECTIONS, ACTIVE, BATCHES, WARM = 4096, 24, 4, 20
 
@@ -99,11 +102,11 @@ def part(name):
         if device.type == "cpu":
             torch.set_num_threads(1)
             (d_in, d_sae, k, batch), timed = SMALL, (1, 5)
-        shape = {"case": name, "d_in": d_in, "d_sae": d_sae, "k": k}
+        shape = {"d_in": d_in, "d_sae": d_sae, "k": k}
         one = None
         if not name.startswith("1M"):
             one = job.led(lambda: measured(Ranks(), 0, device, d_in, d_sae, k, batch, *timed))
-            say(job, {**shape, "processes": 1, "batch": batch, **(one or {})})
+            say(job, {**shape, "what": f"{name}, 1 GPU", "processes": 1, "batch": batch, **(one or {})})
             gc.collect()
             if device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -111,7 +114,8 @@ def part(name):
         ranks.recordable = name.endswith("recorded")
         found = measured(ranks, job.rank, device, d_in, d_sae, k, batch * job.size, *timed)
         times = {"times": round(found["tokens_per_second"] / one["tokens_per_second"], 3)} if one else {}
-        say(job, {**shape, "processes": job.size, "shards": ranks.shards, "batch": batch * job.size, **found, **times})
+        shape |= {"what": f"{name}, {job.size} GPUs", "processes": job.size, "shards": ranks.shards, "batch": batch * job.size}
+        say(job, {**shape, **found, **times})
 
 
 def say(job, line):
@@ -133,13 +137,13 @@ def launched(name, seconds):
 
 def main(names):
     end = time.monotonic() + SECONDS
-    cuda = torch.cuda.is_available()
-    device = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())] if cuda else "cpu"
-    print(json.dumps({"device": device, "torch": torch.__version__, "nccl": torch.cuda.nccl.version() if cuda else None}), flush=True)
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    print(json.dumps(opening("two_gpus", "A trainer on two GPUs", HOW, kind)), flush=True)
     for name in names or PARTS:
         began, left = time.monotonic(), end - time.monotonic()
         wrong = launched(name, min(PARTS[name][0], left)) if left > 5 else "no time is left"
-        print(json.dumps({"part": name, "seconds": round(time.monotonic() - began, 1), "error": wrong}), flush=True)
+        seconds = round(time.monotonic() - began, 1)
+        print(json.dumps({"what": f"{name}, in all", "seconds": seconds, **({"error": wrong} if wrong else {})}), flush=True)
 
 
 if __name__ == "__main__":

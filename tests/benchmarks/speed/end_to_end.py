@@ -23,7 +23,6 @@ import numpy as np
 import peers
 import torch
 from measure import described
-from run import machine
 from timeline import Timeline, shares
 from torch import Tensor
 from workload import Finished, Shape
@@ -40,7 +39,8 @@ from saelab.subject import Subject, SubjectConfig
 from saelab.training import TrainConfig, Trainer
 from saelab.values import from_dict
 
-sys.path.append(str(Path(__file__).parents[1] / "quality"))
+sys.path += [str(Path(__file__).parents[1] / "quality"), str(Path(__file__).parents[1])]
+from machine import machine
 from rows import Text
 
 PARTS, WARMUP, FEWEST = 10, 5, 5

@@ -11,15 +11,11 @@ ran.
 import argparse
 import json
 import os
-import platform
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +23,10 @@ import torch
 from measure import TRAINERS
 from workload import Shape
 
-PACKAGES = ("torch", "triton", "sae-lens", "dictionary-learning", "eai-sparsify", "schedulefree", "transformers", "numpy")
+sys.path.append(str(Path(__file__).parents[1]))
+from machine import machine
+
 HERE = Path(__file__).parent
-
-
-def machine(device: str, threads: int) -> dict[str, Any]:
-    """Where and with what the benchmark runs."""
-    found: dict[str, str] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{_cpu()}, {threads} threads"
-    return {"device": name, "kind": device, "versions": found, "date": datetime.now(UTC).date().isoformat()}
-
-
-def _cpu() -> str:
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.is_file() else []
-    facts = {key.strip(): rest.strip() for key, _, rest in (line.partition(":") for line in lines)}
-    flags = set(facts.get("flags", "").split())
-    extras = [name for flag, name in {"avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX"}.items() if flag in flags]
-    return " with ".join([facts.get("model name", platform.machine()), *([" and ".join(extras)] if extras else [])])
 
 
 def chosen(patterns: Sequence[str]) -> list[str]:

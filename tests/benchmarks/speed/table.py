@@ -1,7 +1,8 @@
-"""A Markdown page of what `run.py` measured: `python table.py RESULTS.jsonl [MORE.jsonl ...]`.
+"""A Markdown page of what a benchmark measured: `python table.py RESULTS.jsonl [MORE.jsonl ...]`.
 
-Writes `docs/benchmarks/speed_<hardware>_<date>.md`, or the file after `--page`. Later results replace earlier ones of the same trainer and
-shape.
+Writes `docs/benchmarks/<theme>_<hardware>_<date>.md`, or the file after `--page`. Of `run.py` (theme `speed`) it makes a table a shape, in
+which later results replace earlier ones of the same trainer; of the others, whose first line names their theme, one table. Lines that are
+no JSON are left out: what a program prints beside its results.
 """
 
 import argparse
@@ -39,24 +40,22 @@ is held against TopK, Matryoshka against BatchTopK. Memory: PyTorch's peak on a 
 L0: of the encoder after the last step."""
 
 
+IDENTITY = ("what", "who", "latents", "processes", "error", "timeline")
+"""Facts of a row that its name tells, or that are shown elsewhere."""
 SHARED = """Times are those that the work had of the CPU, not the wall's: other work ran beside it. One thread; a second makes steps
 shorter, though not by half."""
 
 
-def read(files: Sequence[Path]) -> tuple[dict[str, Any], dict[str, dict[str, dict[str, Any]]]]:
-    """The first machine's facts, and results by shape and trainer. All must come from the same kind of device."""
-    machines: list[dict[str, Any]] = []
-    results: dict[str, dict[str, dict[str, Any]]] = {}
-    for file in files:
-        for line in map(json.loads, file.read_text().splitlines()):
-            if "machine" in line:
-                machines.append(line["machine"])
-            else:
-                results.setdefault(line["shape"], {})[line["trainer"]] = line
-    names = {machine["device"] for machine in machines}
+def read(files: Sequence[Path]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The last opening, with the commands of all, and the results. All must come from the same kind of device."""
+    told = (line for file in files for line in file.read_text().splitlines())
+    lines: list[dict[str, Any]] = [json.loads(line) for line in told if line.startswith("{")]
+    openings = [line for line in lines if "machine" in line]
+    names = {line["machine"]["device"] for line in openings}
     if len(names) != 1:
         raise SystemExit(f"The results come from {len(names)} kinds of device ({', '.join(sorted(names))}); give those of one.")
-    return {**machines[-1], "commands": list(dict.fromkeys(machine["command"] for machine in machines))}, results
+    commands = list(dict.fromkeys(line["machine"]["command"] for line in openings))
+    return {**openings[-1], "commands": commands}, [line for line in lines if "machine" not in line]
 
 
 def _best(rows: dict[str, dict[str, Any]], libraries: Sequence[str], architecture: str) -> float | None:
@@ -95,17 +94,60 @@ def section(shape: str, rows: dict[str, dict[str, Any]]) -> list[str]:
     return [*lines, ""]
 
 
-def page(machine: dict[str, Any], results: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """The whole page."""
+def head(title: str, opening: dict[str, Any]) -> list[str]:
+    """What every page begins with: title, date, machine, versions, commands."""
+    machine = opening["machine"]
     versions = ", ".join(f"{name} {found}" for name, found in machine["versions"].items())
-    facts = {key: machine[key] for key in ("warmup", "steps", "seconds")}
-    lines = ["# Speed of the training step beside other libraries", "", f"{machine['date']} · {machine['device']} · {versions}", ""]
+    return [f"# {title}", "", f"{machine['date']} · {machine['device']} · {versions}", "", "```bash", *opening["commands"], "```", ""]
+
+
+def page(opening: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    """The whole page of the training step."""
+    machine, results = opening["machine"], dict[str, dict[str, dict[str, Any]]]()
+    for row in rows:
+        results.setdefault(row["shape"], {})[row["trainer"]] = row
+    lines = head("Speed of the training step beside other libraries", opening)
     if machine["cpu_time"]:
         lines += [SHARED, ""]
-    lines += ["```bash", *machine["commands"], "```", "", HOW.format(**facts, peers=", ".join(PEERS)), ""]
+    facts = {key: machine[key] for key in ("warmup", "steps", "seconds")}
+    lines += [HOW.format(**facts, peers=", ".join(PEERS)), ""]
     for shape in results:
         lines += section(shape, results[shape])
     return "\n".join(lines).rstrip() + "\n"
+
+
+def listed(opening: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    """The whole page of any other theme: a line a measurement, what failed, and timelines."""
+    lines = [*head(opening["title"], opening), opening["how"], "", "| what | a second | |", "|---|---:|---|"]
+    for row in rows:
+        if "error" not in row:
+            rates = {name: rate for name, rate in row.items() if name.endswith("_per_second")}
+            more = {name: fact for name, fact in row.items() if name not in rates and name not in IDENTITY and fact is not None}
+            lines.append(
+                f"| {row['what']} | {', '.join(map(_rate, rates, rates.values()))} | {', '.join(map(_fact, more, more.values()))} |"
+            )
+    failed = [row for row in rows if "error" in row]
+    if failed:
+        lines += ["", "Failed:", "", *(f"- {row['what']}: `{_last(row['error'])}`" for row in failed)]
+    for row in rows:
+        for stream, shares in row.get("timeline", {}).items():
+            lines += ["", f"{row['what']}: share of each twentieth of the time in which stream {stream} worked:", ""]
+            lines += [" ".join(f"{share:.2f}" for share in shares)]
+    return "\n".join(lines) + "\n"
+
+
+def _rate(name: str, rate: float) -> str:
+    what = name.removesuffix("_per_second").replace("_", " ")
+    return f"{rate / 1e6:,.0f} MB" if what == "bytes" else f"{rate:,.0f} {what}" if rate >= 100 else f"{rate:.3g} {what}"
+
+
+def _fact(name: str, fact: object) -> str:
+    shown = f"{fact:,.3f}".rstrip("0").rstrip(".") if isinstance(fact, float) else f"{fact:,}" if type(fact) is int else str(fact)
+    return f"{name.replace('_', ' ')} {shown}"
+
+
+def _last(error: str | list[str]) -> str:
+    return (error if isinstance(error, list) else error.strip().splitlines())[-1]
 
 
 def hardware(device: str) -> str:
@@ -120,10 +162,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("results", nargs="+", type=Path)
     parser.add_argument("--page", type=Path)
     arguments = parser.parse_args(argv)
-    machine, results = read(arguments.results)
+    opening, rows = read(arguments.results)
+    machine = opening["machine"]
     kind = "cpu" if machine["kind"] == "cpu" else hardware(machine["device"])
-    file = arguments.page or DOCS / f"speed_{kind}_{machine['date']}.md"
-    file.write_text(page(machine, results))
+    file = arguments.page or DOCS / f"{opening.get('theme', 'speed')}_{kind}_{machine['date']}.md"
+    file.write_text(listed(opening, rows) if "theme" in opening else page(opening, rows))
     print(file)
 
 
