@@ -49,7 +49,8 @@ HOW = """\
 `forward`: the model alone up to the layer, as one would write it, and with compiled blocks. `capture`: from windows of text to memory or
 disk, beside the plain forward pass of the same shape. `disk`: files of the store's size, written and flushed, read with the system's cache
 empty and full. `shuffled batches`: rows in random order on the device. `training`: S1 (9,216 features, k 32, batch 4,096), whole trainer;
-a step alone, what makes a batch alone, and both together; `gpu_idle` is the share of the time in which the device did nothing."""
+a step alone, what makes a batch alone, and both together (`over the sum`: 1 where nothing overlaps and nothing waits); `gpu idle` is the
+share of the time in which the device did nothing, `waiting` that in which a trainer had no batch."""
 
 
 def note(what: str, **facts: object) -> None:
@@ -288,7 +289,6 @@ def bench_fed(subject: Subject, hook: str, text: Text, own: float, limit: float,
         facts |= timeline(lambda: [train(x) for x in islice(coming, 40)])
     together = seconds(fed, device) / steps
     facts |= {"fed_ms": 1e3 * together, "over_the_sum": together / (step + batch), "tokens_per_second": num_saes * BATCH / together}
-    facts["waiting"] = max(0.0, 1 - step / together)
     note(f"training {num_saes} SAEs fed by the model", **facts)
 
 

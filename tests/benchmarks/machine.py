@@ -29,7 +29,8 @@ def machine(device: str, threads: int) -> dict[str, Any]:
 
 def opening(theme: str, title: str, how: str, device: str) -> dict[str, Any]:
     """The first line of a file of results, of which `speed/table.py` makes `docs/benchmarks/<theme>_<hardware>_<date>.md`."""
-    command = shlex.join(["python", str(Path(sys.argv[0]).resolve().relative_to(Path.cwd().resolve())), *sys.argv[1:]])
+    script = Path(sys.argv[0]).resolve().relative_to(Path(__file__).resolve().parents[2])
+    command = shlex.join(["python", str(script), *sys.argv[1:]])
     facts = {**machine(device, torch.get_num_threads()), "command": command}
     return {"machine": facts, "theme": theme, "title": title, "how": how}
 

@@ -174,10 +174,10 @@ def train_peer(name: str, store: WatchedStore, config: argparse.Namespace) -> di
     }
 
 
-def attempted(name: str, store: WatchedStore, config: argparse.Namespace) -> dict[str, Any]:
-    """What `train_peer` finds, or why it finds nothing: the rest has been measured by then."""
+def attempted(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is found, or why nothing is: the rest has been measured by then."""
     try:
-        return train_peer(name, store, config)
+        return work()
     except Exception as error:
         return {"error": described(error)}
 
@@ -212,7 +212,7 @@ def page(result: dict[str, Any]) -> str:
         *(f"| {number} | {_shares(part)} |" for number, part in enumerate(ours["timeline"], 1)),
         "",
         f"On held-out documents ({HELD_OUT_ROWS:,} rows at most; losses on {HELD_OUT_WINDOWS} windows): "
-        + ", ".join(f"{name} {value:.4f}" for name, value in quality.items())
+        + ", ".join(f"{name} {value if isinstance(value, str) else round(value, 4)}" for name, value in quality.items())
         + ".",
         f"In training, at the end: {ours['last_log']['dead']:.2%} of the features dead.",
     ]
@@ -256,7 +256,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def judged(store: WatchedStore, subject: Subject, corpus: Corpus, dictionary: Trainable) -> dict[str, float]:
     """What an evaluation in training measures, on more of the held-out text."""
-    with patch.multiple(checkup, _ROWS=HELD_OUT_ROWS, _WINDOWS=HELD_OUT_WINDOWS):
+    with patch.multiple(checkup, _ROWS=HELD_OUT_ROWS, _WINDOWS=HELD_OUT_WINDOWS, _BATCH_WINDOWS=32):
         return checkup.Checkup(store, subject, corpus)(dictionary)
 
 
@@ -273,6 +273,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "read_seconds": time.perf_counter() - loaded,
         "machine": {**machine(config.device, torch.get_num_threads()), "command": command},
         "config": {key: str(found) if isinstance(found, Path) else found for key, found in vars(config).items()},
+        "quality": {},
         "peers": {},
     }
     forward = BufferConfig(rows=config.rows, batch_tokens=config.batch_tokens, shard_windows=config.shard_windows)
@@ -281,11 +282,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     store.model, result["rows"] = model, store.need_rows(False)
     with tempfile.TemporaryDirectory() as folder:
         dictionary, result["saelab"] = train(store, config, Path(folder))
+    write(result, config)
     dictionary.provenance = provenance_of(subject.name, store, config.hook)
-    result["quality"] = judged(store, subject, corpus, dictionary)
+    result["quality"] = attempted(lambda: judged(store, subject, corpus, dictionary))
     write(result, config)
     for name in config.peers:
-        result["peers"][name] = attempted(name, store, config)
+        result["peers"][name] = attempted(lambda name=name: train_peer(name, store, config))
         write(result, config)
     print(page(result))
 
