@@ -1,11 +1,14 @@
-"""The speed benchmark runs where there is no GPU, and what fails becomes a line with its reason."""
+"""The speed benchmarks run where there is no GPU, and what fails becomes a line with its reason."""
 
+import io
 import json
+import lzma
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 SPEED = Path(__file__).parent / "speed"
@@ -48,3 +51,30 @@ def test_a_trainer_that_takes_too_long_is_stopped_and_the_next_goes_on(tmp_path)
     out = tmp_path / "speed.jsonl"
     script("run.py", "--shapes", "toy", "--trainers", "plain-topk-fp32", "--device", "cpu", "--limit", 0.1, "--out", out)
     assert json.loads(out.read_text().splitlines()[-1])["error"] == "not done after 0.1 s"
+
+
+def test_every_kind_of_training_gets_a_line_of_its_page(tmp_path):
+    out, page = tmp_path / "smoke.jsonl", tmp_path / "page.md"
+    names = ["resume", "residual", "crosscoder", "transcoder", "scar"]
+    out.write_text(script("smoke.py", "--shape", "toy", "--steps", 6, "--device", "cpu", *names))
+    _, *lines = map(json.loads, out.read_text().splitlines())
+    assert [line["what"] for line in lines if "error" not in line] == names
+    assert lines[0]["same_bits"]
+    script("table.py", out, "--page", page)
+    assert "| crosscoder | " in page.read_text()
+
+
+def test_from_text_to_a_trained_sae_with_a_page_of_where_the_time_went(tmp_path):
+    noise, out, page, tokens = np.random.default_rng(0), tmp_path / "found.json", tmp_path / "page.md", io.BytesIO()
+    arrays = {"tokens": noise.integers(0, 100, 60 * 32, dtype=np.uint16), "length": np.full(60, 32, np.uint8)}
+    np.savez(tokens, **arrays, document=np.arange(60) // 3, held_out=np.arange(60) // 3 % 5 == 0)
+    (tmp_path / "tokens.npz.xz").write_bytes(lzma.compress(tokens.getvalue(), preset=0))
+    sizes = ("--d-sae", 64, "--k", 4, "--tokens", 4096, "--batch", 128, "--rows", 512, "--shard-windows", 8, "--precision", "fp32")
+    places = ("--model", "toy", "--hook", "blocks.1.hook_resid_post", "--device", "cpu", "--out", out, "--page", page, "--peers")
+    script("end_to_end.py", tmp_path / "tokens.npz.xz", *sizes, *places)
+    found = json.loads(out.read_text())
+    assert found["saelab"]["tokens"] == 4096
+    assert 1000 < found["rows"] <= 48 * 31  # special tokens do not count
+    assert 0 < found["quality"]["fvu"] < 1
+    assert 0 <= found["saelab"]["shares"]["waiting"] < 1
+    assert f"the model read it {4096 / found['rows']:.1f} times" in page.read_text()

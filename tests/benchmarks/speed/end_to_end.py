@@ -34,6 +34,7 @@ from saelab.analyses import checkup
 from saelab.corpus import Corpus, DocumentInfo
 from saelab.dictionary import DICTIONARIES, Losses, Trainable
 from saelab.feeds import provenance_of
+from saelab.lab import load_subject
 from saelab.policy import TokenPolicy
 from saelab.subject import Subject, SubjectConfig
 from saelab.training import TrainConfig, Trainer
@@ -264,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs it."""
     config = parsed(argv)
     began = time.perf_counter()
-    subject = Subject.load(SubjectConfig(model=config.model, dtype="bfloat16", device=config.device))
+    subject = load_subject(SubjectConfig(model=config.model, dtype="bfloat16", device=config.device))
     loaded = time.perf_counter()
     corpus = corpus_of(Text.read(config.text, config.windows), subject)
     command = " ".join(["python tests/benchmarks/speed/end_to_end.py", *(sys.argv[1:] if argv is None else argv)])

@@ -1,0 +1,42 @@
+"""What the streams of a GPU did while some work was done: how busy each was, and how long none was."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+
+def timeline(work: Callable[[], object]) -> dict[str, object]:
+    """Share of the time in which a GPU did nothing, and of each stream's work, overall and in twenty parts of the time."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        work()
+        torch.cuda.synchronize()
+    spans = [
+        (event.start_ns(), event.start_ns() + event.duration_ns(), event.device_resource_id())
+        for event in profile.profiler.kineto_results.events()
+        if event.device_type() == torch.autograd.DeviceType.CUDA and "Sync" not in event.name()
+    ]
+    edges = np.linspace(min(span[0] for span in spans), max(span[1] for span in spans), 401)
+
+    def busy(chosen: list[tuple[int, int, int]]) -> np.ndarray:
+        """Share of each of 400 stretches of time that is covered."""
+        covered, end = np.zeros(len(edges) - 1), edges[0]
+        for begin, stop, _ in sorted(chosen):
+            covered += np.clip(np.minimum(stop, edges[1:]) - np.maximum(max(begin, end), edges[:-1]), 0, None)
+            end = max(end, stop)
+        return covered / np.diff(edges)
+
+    streams = {stream: busy([span for span in spans if span[2] == stream]) for stream in {span[2] for span in spans}}
+    every = busy(spans)
+    return {
+        "gpu_idle": 1 - float(every.mean()),
+        "streams": {stream: round(float(covered.mean()), 3) for stream, covered in streams.items()},
+        "timeline": {stream: covered.reshape(20, -1).mean(1).round(2).tolist() for stream, covered in streams.items()},
+        "longest_idle_ms": float(np.diff(edges)[0] / 1e6 * max_run(every < 0.05)),
+    }
+
+
+def max_run(flags: np.ndarray) -> int:
+    """Length of the longest run of true."""
+    runs: Iterator[str] = iter("".join("1" if flag else "0" for flag in flags).split("0"))
+    return max(map(len, runs))
