@@ -93,7 +93,8 @@ class Forward:
         _check(config, hooks)
         self.subject, self.corpus, self.config, self.hooks = subject, corpus, config, tuple(hooks)
         self.device, self._dtype = torch.device(device), getattr(torch, config.dtype)
-        self._batch_tokens = config.batch_tokens or (_CPU_TOKENS if subject.device.type == "cpu" else _GPU_TOKENS)
+        self.batch_tokens = config.batch_tokens or (_CPU_TOKENS if subject.device.type == "cpu" else _GPU_TOKENS)
+        """Tokens in one pass at most, padding included."""
         worth = worth_compiling(subject.device, int(corpus.window_length.sum()))
         self._run = partial(subject.activations, compiled=True) if worth else subject.activations
         self.limits: Mapping[str, float | None] = self._learnt() if limits is None else limits
@@ -127,7 +128,7 @@ class Forward:
         begins, device = np.cumsum(rows) - rows, self.subject.device
         position = torch.empty(int(rows.sum()), dtype=torch.long)
         x: dict[str, Tensor] = {}
-        for chosen in _batches(self.corpus.window_length[windows], self._batch_tokens):
+        for chosen in _batches(self.corpus.window_length[windows], self.batch_tokens):
             tokens, counted = self.corpus.windows(windows[chosen])
             source = torch.from_numpy(np.flatnonzero(counted))
             target = torch.from_numpy((begins[chosen][:, None] + np.cumsum(counted, axis=1) - 1)[counted])

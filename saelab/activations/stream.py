@@ -62,6 +62,7 @@ class SubjectStore(ActivationStore):
         self._shards = self._forward.shards()
         self._train_windows = np.flatnonzero(~corpus.window_held_out)
         self._ahead = 0 if subject.device.type == "cpu" else AHEAD
+        self._portion = max(config.shard_windows, self._forward.batch_tokens // corpus.policy.context)  # no pass that leaves a GPU idle
         self._last_order = (-1, -1, self._train_windows)
 
     @property
@@ -103,9 +104,9 @@ class SubjectStore(ActivationStore):
         return pooled(chunks) if self.pooled and len(chunks) > 1 else joined(chunks, self.policy.context)
 
     def shuffled(self, seed: int, portion: int) -> Chunk:
-        """One portion of an endless stream of training rows: those of `shard_windows` random windows, in the order of the windows.
+        """One portion of an endless stream of training rows: those of random windows, in the order of the windows.
 
-        In an epoch every window of the documents that are not held out comes once. Portions follow from seed and number alone. Raises
+        They are `shard_windows`, or as many as fill a forward pass. In an epoch every window of the documents that are not held out comes once. Portions follow from seed and number alone. Raises
         `Invalid` where all documents are held out.
         """
         return self.begin(seed, portion)()
@@ -113,7 +114,7 @@ class SubjectStore(ActivationStore):
     def begin(self, seed: int, portion: int) -> Callable[[], Chunk]:
         """The same, begun: on a GPU, that goes on by itself. The result waits and gives the portion."""
         self.need_rows(False)
-        size = self._forward.config.shard_windows
+        size = self._portion
         epoch, part = divmod(portion, -(-len(self._train_windows) // size))
         coming = self._forward.begin(self._train_windows[self._order(seed, epoch)[part * size : (part + 1) * size]])
         return lambda: self._side_by_side(coming())

@@ -105,7 +105,7 @@ def mean_square(x: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
 
 def segment_sum(values: Float[Tensor, "*codes"], x: Float[Tensor, "row d_in"], segments: Segments) -> Float[Tensor, "d_sae d_in"]:
     """For each feature the sum of the rows at which it is active, each times its value. The order of summation is fixed."""
-    rows, weights, bounds = segments.rows, values.reshape(-1)[segments.order], segments.bounds
+    rows, weights, bounds, x = segments.rows, values.reshape(-1)[segments.order], segments.bounds, x.to(values.dtype)
     if x.device.type == "cpu":
         return functional.embedding_bag(rows, x, bounds, mode="sum", per_sample_weights=weights, include_last_offset=True)
     pieces, ends = _pieces(bounds, len(rows))

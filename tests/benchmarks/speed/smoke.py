@@ -123,10 +123,11 @@ def sweep(shape: Shape, device: torch.device, steps: int) -> dict[str, Any]:
         return waited(device) - began
 
     def step(ks: tuple[int, ...]) -> float:
-        """Seconds of a step: what a longer run takes more than a shorter one, in which kernels are made and steps recorded."""
-        return (seconds(ks, 5 * steps) - seconds(ks, steps)) / (4 * steps)
+        """Seconds of a step: what a longer run takes more than a shorter one, in which steps are recorded."""
+        return (seconds(ks, 5 * few) - seconds(ks, few)) / (4 * few)
 
-    seconds(KS, 4)  # kernels are made
+    few = 8 * steps if device.type == "cuda" else steps
+    seconds(KS, few)  # kernels are made, those that revive dead features too
     alone, together = [step((k,)) for k in KS], step(KS)
     return {
         "step_ms_alone": [round(1e3 * each, 4) for each in alone],
