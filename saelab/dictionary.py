@@ -11,8 +11,8 @@ needs nothing else.
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -176,6 +176,12 @@ class Losses:
     """The sum of its squares."""
     variance: Float[Tensor, ""]
     """The sum of the target's squared distances from its mean."""
+    counts: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
+    """Further numbers for the log, of which a line has the mean over its steps."""
+
+
+Progress = float | Float[Tensor, ""]
+"""The share of a run that is done. A recorded step needs it as a tensor, which it reads where it lies."""
 
 
 class Trainable(Dictionary):
@@ -208,12 +214,18 @@ class Trainable(Dictionary):
         """Sets the weights from the seed, and bias and input scale from a sample of training rows."""
 
     @abstractmethod
-    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float) -> Losses:
+    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: Progress) -> Losses:
         """The loss on training rows, without dimension: the same for activations of any size.
 
-        `dead` are features that have not been active for long, -1 none; `progress` is the share of the run that is done. A recorded step
-        sees its first `progress` for ever.
+        `dead` are features that have not been active for long, -1 none.
         """
+
+    def plan(self) -> Hashable:
+        """Decides how the next steps are done, from what the device has told about earlier ones; gives what tells their kind from others.
+
+        Asked every 16 steps, and never waits for the device. Steps that do the same, in tensors of the same shapes, are of one kind.
+        """
+        return None
 
     def unit_rows(self) -> tuple[nn.Parameter, ...]:
         """Weights whose rows the optimiser keeps at norm 1."""
