@@ -56,8 +56,7 @@ class Codes:
 
     def dense(self) -> Float[Tensor, "*batch {self.d_sae}"]:
         """The same as a dense array."""
-        zeros = self.values.new_zeros(*self.values.shape[:-1], self.d_sae)
-        return zeros.scatter_add(-1, self.indices, self.values)
+        return self.values.new_zeros(*self.values.shape[:-1], self.d_sae).scatter_add(-1, self.indices, self.values)
 
     def l0(self) -> Float[Tensor, "*batch"]:
         """Number of active features of each token."""
@@ -73,8 +72,7 @@ class Codes:
         shape = len(rows), max(1, int(counts.max())) if len(rows) else 1
         indices = row.new_zeros(shape).index_put((row, slot), feature)
         values = rows.new_zeros(shape).index_put((row, slot), rows[row, feature])
-        batch = (*z.shape[:-1], shape[1])
-        return cls(indices=indices.view(batch), values=values.view(batch), d_sae=z.shape[-1])
+        return cls(indices=indices.view(*z.shape[:-1], shape[1]), values=values.view(*z.shape[:-1], shape[1]), d_sae=z.shape[-1])
 
 
 class Dictionary(nn.Module, ABC):
@@ -180,10 +178,6 @@ class Losses:
     """Further numbers for the log, of which a line has the mean over its steps."""
 
 
-Progress = float | Float[Tensor, ""]
-"""The share of a run that is done. A recorded step needs it as a tensor, which it reads where it lies."""
-
-
 class Trainable(Dictionary):
     """Abstract: a dictionary that learns by gradient descent. It is made by `cls(d_in, config)`."""
 
@@ -192,7 +186,7 @@ class Trainable(Dictionary):
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
     """Adam's decay rates that suit the architecture."""
     recordable: ClassVar[bool] = False
-    """Whether a step can be recorded (`saelab.recording`): same shapes each time, and no decision on the host."""
+    """Whether a step can be recorded (`saelab.recording`): same shapes each time, no decision on the host, `progress` read as a tensor."""
 
     @property
     def width(self) -> int:
@@ -214,17 +208,11 @@ class Trainable(Dictionary):
         """Sets the weights from the seed, and bias and input scale from a sample of training rows."""
 
     @abstractmethod
-    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: Progress) -> Losses:
-        """The loss on training rows, without dimension: the same for activations of any size.
-
-        `dead` are features that have not been active for long, -1 none.
-        """
+    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float | Float[Tensor, ""]) -> Losses:
+        """The loss on training rows, the same whatever their unit; `dead` are features that have not been active for long, -1 none."""
 
     def plan(self) -> Hashable:
-        """Decides how the next steps are done, from what the device has told about earlier ones; gives what tells their kind from others.
-
-        Asked every 16 steps, and never waits for the device. Steps that do the same, in tensors of the same shapes, are of one kind.
-        """
+        """Decides every 16 steps, never waiting for the device, how the next ones are done; steps of the kind that it gives are alike."""
         return None
 
     def unit_rows(self) -> tuple[nn.Parameter, ...]:

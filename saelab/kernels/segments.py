@@ -21,7 +21,7 @@ class Segments:
     """The entries of some codes, feature after feature, those of a feature in order; nothing here waits for the device.
 
     Arguments:
-    - `features`: the feature of each entry.
+    - `features`: the feature of each entry; `d_sae` for entries of none.
     - `rows`: the row of each entry; none where each of them has `k`.
     - `d_sae`: number of features.
     """

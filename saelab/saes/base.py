@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from saelab.affine import Affine, input_statistics
-from saelab.dictionary import Losses, Progress, Trainable
+from saelab.dictionary import Losses, Trainable
 from saelab.distributed.ranks import ALONE, Ranks
 from saelab.errors import Invalid
 from saelab.kernels.low import column_sums, row_norms
@@ -200,7 +200,7 @@ class Selective(SAE):
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
         """The features that centred activations keep in training."""
 
-    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: Progress) -> Losses:
+    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float | Float[Tensor, ""]) -> Losses:
         """Squared error over the inputs' variance, and the auxiliary term where features are dead."""
         task = self.task(rows)
         weights, offset, unit = task.weights, task.offset, task.unit

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
-from saelab.dictionary import DICTIONARIES, Losses, Progress
+from saelab.dictionary import DICTIONARIES, Losses
 from saelab.kernels.low import low
 from saelab.kernels.sparse import fast, gather_dot, moved_bias, unexplained
 from saelab.kernels.streams import rejoin
@@ -154,7 +154,7 @@ class JumpReLU(Penalised):
         """Remembers, on the device, the most entries since the last plan."""
         torch.maximum(self.most, torch.stack([over, under]) / numel, out=self.most)
 
-    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: Progress) -> Losses:
+    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float | Float[Tensor, ""]) -> Losses:
         """As for every penalty, from lists where there are few entries."""
         if fast(self.encoder):
             _ = low(self.encoder), low(self.decoder)  # there from the first step on: every recording keeps its copies right
@@ -176,7 +176,9 @@ class JumpReLU(Penalised):
         self._tell(over.total, under.total, numel)
         return over, under
 
-    def _listed_losses(self, task: Task, over: Listed, under: Listed, dead: Int[Tensor, " dead"], progress: Progress) -> Losses:
+    def _listed_losses(
+        self, task: Task, over: Listed, under: Listed, dead: Int[Tensor, " dead"], progress: float | Float[Tensor, ""]
+    ) -> Losses:
         """What `Penalised.losses` gives, of lists; entries under their thresholds add nothing to it, but pull at them."""
         threshold, width, size, d_sae = self.threshold, self._width, len(task.x), self.d_sae
         encoder, bias, decoder = task.weights

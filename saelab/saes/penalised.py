@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from saelab.dictionary import Codes, Losses, Progress
+from saelab.dictionary import Codes, Losses
 from saelab.errors import Invalid
 from saelab.saes.base import SAE, Weights
 from saelab.values import value
@@ -99,7 +99,7 @@ class Penalised(SAE):
         codes = self.activation(self.preactivations(self.centred(x), weights), weights)
         return Codes.from_dense(codes.to(self.b_dec.dtype).view(*x.shape[:-1], self.d_sae))
 
-    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: Progress) -> Losses:
+    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float | Float[Tensor, ""]) -> Losses:
         """Squared error over the inputs' variance, the penalty, and whatever the architecture adds."""
         weights, x = Weights(*self.weights()), self.centred(rows)
         pre = self.preactivations(self.ranks.entering(x), weights)
@@ -115,7 +115,7 @@ class Penalised(SAE):
         left = residual.detach()
         return Losses(terms, active, rows.to(x.dtype), left, torch.linalg.vector_norm(left).square(), self.ranks.spread(x.detach()))
 
-    def price(self, l0: Float[Tensor, ""], progress: Progress) -> Float[Tensor, ""]:
+    def price(self, l0: Float[Tensor, ""], progress: float | Float[Tensor, ""]) -> Float[Tensor, ""]:
         """The weight of the penalty at a point of the run where `l0` features are active on a token."""
         now = torch.as_tensor(progress, dtype=torch.float64, device=self.scale.device)
         warmup = self.config.warmup

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from saelab.dictionary import DICTIONARIES, Losses, Places, Progress
+from saelab.dictionary import DICTIONARIES, Losses, Places
 from saelab.saes.topk import TopK
 from saelab.values import value
 
@@ -42,7 +42,7 @@ class Scar(TopK):
         """The activation and the label."""
         return self.d_in + 1
 
-    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: Progress) -> Losses:
+    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float | Float[Tensor, ""]) -> Losses:
         """The terms of TopK, and how badly the first feature tells the concept."""
         x, label = rows[:, : self.d_in], rows[:, self.d_in]
         found = super().losses(x, dead, progress)
