@@ -11,8 +11,8 @@ needs nothing else.
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -56,8 +56,7 @@ class Codes:
 
     def dense(self) -> Float[Tensor, "*batch {self.d_sae}"]:
         """The same as a dense array."""
-        zeros = self.values.new_zeros(*self.values.shape[:-1], self.d_sae)
-        return zeros.scatter_add(-1, self.indices, self.values)
+        return self.values.new_zeros(*self.values.shape[:-1], self.d_sae).scatter_add(-1, self.indices, self.values)
 
     def l0(self) -> Float[Tensor, "*batch"]:
         """Number of active features of each token."""
@@ -73,8 +72,7 @@ class Codes:
         shape = len(rows), max(1, int(counts.max())) if len(rows) else 1
         indices = row.new_zeros(shape).index_put((row, slot), feature)
         values = rows.new_zeros(shape).index_put((row, slot), rows[row, feature])
-        batch = (*z.shape[:-1], shape[1])
-        return cls(indices=indices.view(batch), values=values.view(batch), d_sae=z.shape[-1])
+        return cls(indices=indices.view(*z.shape[:-1], shape[1]), values=values.view(*z.shape[:-1], shape[1]), d_sae=z.shape[-1])
 
 
 class Dictionary(nn.Module, ABC):
@@ -176,6 +174,8 @@ class Losses:
     """The sum of its squares."""
     variance: Float[Tensor, ""]
     """The sum of the target's squared distances from its mean."""
+    counts: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
+    """Further numbers for the log, of which a line has the mean over its steps."""
 
 
 class Trainable(Dictionary):
@@ -186,7 +186,7 @@ class Trainable(Dictionary):
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
     """Adam's decay rates that suit the architecture."""
     recordable: ClassVar[bool] = False
-    """Whether a step can be recorded (`saelab.recording`): same shapes each time, and no decision on the host."""
+    """Whether a step can be recorded (`saelab.recording`): same shapes each time, no decision on the host, `progress` read as a tensor."""
 
     @property
     def width(self) -> int:
@@ -208,12 +208,12 @@ class Trainable(Dictionary):
         """Sets the weights from the seed, and bias and input scale from a sample of training rows."""
 
     @abstractmethod
-    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float) -> Losses:
-        """The loss on training rows, without dimension: the same for activations of any size.
+    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float | Float[Tensor, ""]) -> Losses:
+        """The loss on training rows, the same whatever their unit; `dead` are features that have not been active for long, -1 none."""
 
-        `dead` are features that have not been active for long, -1 none; `progress` is the share of the run that is done. A recorded step
-        sees its first `progress` for ever.
-        """
+    def plan(self) -> Hashable:
+        """Decides every 16 steps, never waiting for the device, how the next ones are done; steps of the kind that it gives are alike."""
+        return None
 
     def unit_rows(self) -> tuple[nn.Parameter, ...]:
         """Weights whose rows the optimiser keeps at norm 1."""

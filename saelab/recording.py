@@ -60,11 +60,13 @@ class Told:
     """What a GPU will tell about itself, asked without waiting."""
 
     def __init__(self, number: Tensor) -> None:
-        self._number = number.to("cpu", non_blocking=True)
-        self._there = torch.cuda.Event()
-        self._there.record()
+        self._number = number.to("cpu", non_blocking=True, copy=True)
+        self._there = torch.cuda.Event() if number.is_cuda else None
+        if self._there is not None:
+            self._there.record()
 
     def read(self) -> float:
         """The number; waits for it, if it is not there yet."""
-        self._there.synchronize()
+        if self._there is not None:
+            self._there.synchronize()
         return float(self._number)

@@ -7,7 +7,7 @@ ends, on a CPU, with the same bits as one that was not. A single training is a s
 """
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
@@ -123,6 +123,8 @@ class Trainer:
         self.dead: Int[Tensor, " dead"] = self.idle.new_zeros(0)
         self._dead: dict[int, Tensor] = {}
         self._any_dead: Told | None = None
+        self._kind: Hashable = None
+        self._progress = torch.zeros((), dtype=torch.float64, device=self.device)
         able = dictionary.recordable and ranks.recordable and bool(dictionary.unit_rows())  # free rows take another path
         records = able and self.device.type == "cuda" and config.precision == "bf16"
         self._recording = Recording(self._advance) if records else None
@@ -164,7 +166,9 @@ class Trainer:
         self.optimiser.set_lr(self.rate())
         if self.steps_done % _DEAD_EVERY == 0:
             self._look_for_dead()
-        losses = self._advance(x) if self._recording is None else self._recording(x, len(self.dead))
+            self._kind = self.dictionary.plan()
+        self._progress.fill_(self.steps_done / self.config.steps)
+        losses = self._advance(x) if self._recording is None else self._recording(x, (len(self.dead), self._kind))
         self.steps_done += 1
         self.tokens += len(x) * self.ranks.rows
         self.seconds = time.monotonic() - self._began
@@ -195,7 +199,7 @@ class Trainer:
     def _advance(self, x: Float[Tensor, "row width"]) -> Losses:
         """What the device does in a step."""
         with self._own_noise(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            losses = self.dictionary.losses(x, self.dead, self.steps_done / self.config.steps)
+            losses = self.dictionary.losses(x, self.dead, self._progress)
         loss = reduce(add, losses.terms.values())
         loss.backward()
         losses = replace(losses, terms={name: term.detach() for name, term in losses.terms.items()})  # its graph is not needed any more
@@ -224,7 +228,7 @@ class Trainer:
         """Adds the step to the sums of the log, on the device."""
         self.idle.add_(len(losses.target) * self.ranks.rows).masked_fill_(losses.active > 0, 0)
         active = losses.active.sum() * self.ranks.size  # a sum over ranks; of the others the mean is asked for
-        now = {"loss": loss, **losses.terms, "error": losses.error, "variance": losses.variance, "active": active}
+        now = {"loss": loss, **losses.terms, "error": losses.error, "variance": losses.variance, "active": active, **losses.counts}
         for name in now.keys() - self.sums.keys():
             self.sums[name] = torch.zeros((), device=self.device)
         sums, terms = [self.sums[name] for name in now], [term.float() for term in now.values()]

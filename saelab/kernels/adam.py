@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from saelab.kernels.low import low
+from saelab.kernels.low import low, renew_low
 from saelab.kernels.sparse import HAS_TRITON
 from saelab.kernels.streams import aside, rejoin
 from saelab.kernels.terms import collect, taken
@@ -95,6 +95,8 @@ class Adam(torch.optim.Adam):
         for weight in turned:
             if weight not in summed:
                 weight.div_(weight.norm(dim=1, keepdim=True))
+        for weight in dense:
+            renew_low(weight)
 
     def _summed(self, weights: list[nn.Parameter]) -> dict[nn.Parameter, "Gradient"]:
         """The gradients that came as terms, of all weights at the same time; PyTorch's Adam is to leave those weights alone."""

@@ -25,6 +25,13 @@ def low(tensor: Float[Tensor, "*shape"]) -> BFloat16[Tensor, "*shape"]:
     return tensor.low[1]  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def renew_low(tensor: Float[Tensor, "*shape"]) -> None:
+    """Makes the bfloat16 copy again, if there is one, of a tensor that has changed without a count: PyTorch's fused optimisers do that."""
+    known = getattr(tensor, "low", None)
+    if known is not None:
+        keep_low(tensor, known[1].copy_(tensor.detach()))
+
+
 def keep_row_norms(tensor: Tensor, norms: Float[Tensor, " row"]) -> None:
     """Says that these are the norms of a tensor's rows; it must not change."""
     setattr(tensor, "row_norms", norms)  # noqa: B010 - no field of a tensor

@@ -21,7 +21,7 @@ class Segments:
     """The entries of some codes, feature after feature, those of a feature in order; nothing here waits for the device.
 
     Arguments:
-    - `features`: the feature of each entry.
+    - `features`: the feature of each entry; `d_sae` for entries of none.
     - `rows`: the row of each entry; none where each of them has `k`.
     - `d_sae`: number of features.
     """
@@ -55,9 +55,15 @@ def segments_of(indices: Int[Tensor, "*codes"], starts: Int[Tensor, " row_starts
     known = getattr(indices, "segments", None)
     if known is None or known[0] != (indices._version, d_sae):
         rows = None if starts is None else rows_of(starts, len(indices))
-        known = (indices._version, d_sae), Segments(indices.reshape(-1), rows, d_sae, indices.shape[-1])
-        setattr(indices, "segments", known)  # noqa: B010 - no field of a tensor
+        found = Segments(indices.reshape(-1), rows, d_sae, indices.shape[-1])
+        keep_segments(indices, d_sae, found)
+        return found
     return known[1]
+
+
+def keep_segments(indices: Int[Tensor, "*codes"], d_sae: int, segments: Segments) -> None:
+    """Says that these are the segments of codes with those indices."""
+    setattr(indices, "segments", ((indices._version, d_sae), segments))  # noqa: B010 - no field of a tensor
 
 
 def prepare_segments(indices: Int[Tensor, "*codes"], starts: Int[Tensor, " row_starts"] | None, d_sae: int) -> None:

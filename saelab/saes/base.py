@@ -117,6 +117,23 @@ class SAE(Affine, Trainable):
         """The decoder, where its rows have norm 1."""
         return (self.decoder,) if self.config.decoder == "unit" else ()
 
+    def task(self, rows: Float[Tensor, "row width"]) -> Task:
+        """What training rows ask: to write what was read."""
+        weights, offset = Weights(*self.weights()), self.offset()
+        if fast(self.encoder):  # centred once, in bfloat16; and once more where the error is computed
+            from saelab.kernels.gpu.gather import centred
+
+            rows = rows.contiguous()
+            x = centred(rows, offset.detach())
+            with aside(x.device, "counts"):
+                mean = self.ranks.mean(column_sums(x))
+                variance = row_norms(x).square().sum() - mean.square().sum() / len(x)
+            return Task(x, rows, offset, weights, offset, target=rows, variance=variance)
+        target = rows.to(self.b_dec.dtype)
+        wanted = target - offset
+        x = wanted.detach()
+        return Task(x, wanted, None, weights, offset, target=target, variance=self.ranks.spread(x))
+
     def relative(self, residual: Float[Tensor, "row d_out"]) -> Float[Tensor, ""]:
         """Mean square of a residual over the variance of what is wanted."""
         return mean_square(residual) / self.scale**2
@@ -171,23 +188,6 @@ class Selective(SAE):
         if not 0 < config.k <= self.d_sae:
             raise Invalid(f"k is {config.k}; it must be between 1 and the number of features, {self.d_sae}.")
 
-    def task(self, rows: Float[Tensor, "row width"]) -> Task:
-        """What training rows ask: to write what was read."""
-        weights, offset = Weights(*self.weights()), self.offset()
-        if fast(self.encoder):  # centred once, in bfloat16; and once more where the error is computed
-            from saelab.kernels.gpu.gather import centred
-
-            rows = rows.contiguous()
-            x = centred(rows, offset.detach())
-            with aside(x.device, "counts"):
-                mean = self.ranks.mean(column_sums(x))
-                variance = row_norms(x).square().sum() - mean.square().sum() / len(x)
-            return Task(x, rows, offset, weights, offset, target=rows, variance=variance)
-        target = rows.to(self.b_dec.dtype)
-        wanted = target - offset
-        x = wanted.detach()
-        return Task(x, wanted, None, weights, offset, target=target, variance=self.ranks.spread(x))
-
     def centred(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "row d_in"]:
         """Raw activations as rows, less the decoder's bias; in bfloat16 where that is what will be read."""
         if fast(self.encoder) and not torch.is_grad_enabled():
@@ -200,7 +200,7 @@ class Selective(SAE):
     def select(self, x: Float[Tensor, "row d_in"], weights: Weights) -> Kept:
         """The features that centred activations keep in training."""
 
-    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float) -> Losses:
+    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float | Float[Tensor, ""]) -> Losses:
         """Squared error over the inputs' variance, and the auxiliary term where features are dead."""
         task = self.task(rows)
         weights, offset, unit = task.weights, task.offset, task.unit

@@ -14,8 +14,13 @@ The jump has no gradient in θ, so a straight-through estimate stands in for it:
 pre-activations, so that a feature just below its threshold pulls as much as one just above:
 
     ∂z/∂θ = -θ/width · K       ∂[pre > θ]/∂θ = -1/width · K       and with tanh, as published, ∂z/∂pre = [pre > θ] + θ/width · K
+
+But with tanh all of this concerns few pre-activations of a batch: those over their thresholds and those in the rectangle. Where they are at
+most one in sixteen, a step works on lists of them (`saelab.kernels.threshold`) in place of arrays of all. On a GPU lists have fixed
+lengths, set by what the last steps had; a batch with more than fit loses those of its last rows, and the log counts them as `left_out`.
 """
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
@@ -25,14 +30,23 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
-from saelab.dictionary import DICTIONARIES
-from saelab.saes.base import Weights, auxiliary
+from saelab.dictionary import DICTIONARIES, Losses
+from saelab.kernels.low import low
+from saelab.kernels.sparse import fast, gather_dot, moved_bias, unexplained
+from saelab.kernels.streams import rejoin
+from saelab.kernels.threshold import Listed, product_listed, with_slope, with_slopes
+from saelab.recording import Told
+from saelab.saes.base import Task, Weights, auxiliary
 from saelab.saes.penalised import Fired, Penalised
 from saelab.values import value
 
 _STEEPNESS = 4.0
 _LEAST = 0.1
 """Thresholds begin at so many times the root mean square of the pre-activations at least."""
+_MOST = 1 / 16
+"""Share of all pre-activations that lists may hold; beyond it a step is dense."""
+_SPARE = 1.5
+"""Lists have room for at least so many times what the last steps had."""
 
 
 @DICTIONARIES.register("jumprelu")
@@ -43,6 +57,7 @@ class JumpReLU(Penalised):
     layout: ClassVar[str] = "jumprelu"
     betas: ClassVar[tuple[float, float]] = (0.9, 0.99)
     rate: ClassVar[float] = 9e-4
+    recordable: ClassVar[bool] = True
 
     @value
     class Config(Penalised.Config):
@@ -71,6 +86,10 @@ class JumpReLU(Penalised):
         self.log_ratio = nn.Parameter(torch.zeros(self.d_sae))
         self.base: Tensor
         self.register_buffer("base", torch.ones(self.d_sae))
+        self.most: Tensor
+        self.register_buffer("most", torch.zeros(2, dtype=torch.float64), persistent=False)
+        self._told: tuple[Told, Told] | None = None
+        self._room: tuple[float, float] | None = None
 
     @property
     def weight(self) -> float | None:
@@ -99,9 +118,90 @@ class JumpReLU(Penalised):
         """What the config says."""
         if self.config.penalty == "tanh":
             return self.ranks.total((_STEEPNESS / self.scale * fired.codes).tanh().sum(dtype=self.scale.dtype)) / len(fired.codes)
-        fires: Tensor = _Count.apply(fired.pre, self.threshold, self._width)  # pyright: ignore[reportAssignmentType]
-        l0 = self.ranks.mean(self.ranks.total(fires.sum(dtype=self.scale.dtype))) / len(fired.pre)
+        threshold, width = self.threshold, self._width
+        fires: Tensor = _Count.apply(fired.pre, threshold, width)  # pyright: ignore[reportAssignmentType]
+        total = fires.sum(dtype=self.scale.dtype)
+        if self.fixed and self.listable:
+            self._tell(total.detach(), (threshold - fired.pre < width / 2).sum() - total.detach(), fired.pre.numel())
+        return self._miss(self.ranks.mean(self.ranks.total(total)) / len(fired.pre))
+
+    def _miss(self, l0: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """The penalty of a mean number of active features."""
         return l0 if self.config.penalty == "step" else (l0 / self.config.target_l0 - 1).square()
+
+    @property
+    def listable(self) -> bool:
+        """Whether a step may work on lists: few pre-activations have a gradient, and this process holds all features."""
+        return self.config.penalty != "tanh" and self.config.decoder == "unit" and self.ranks.size == 1
+
+    @property
+    def fixed(self) -> bool:
+        """Whether lists have fixed lengths, which are planned: where nothing may wait for the device."""
+        return self.b_dec.is_cuda
+
+    def plan(self) -> tuple[float, float] | None:
+        """The room that lists have in the next steps, as shares of all pre-activations; none for dense ones."""
+        if self.fixed and self.listable:
+            asked, self._told = self._told, (Told(self.most[0]), Told(self.most[1]))
+            self.most.zero_()
+            shares = [told.read() for told in asked or ()]
+            room = [2.0 ** math.ceil(math.log2(_SPARE * share)) for share in shares if share > 0]
+            self._room = (room[0], room[1]) if len(room) == 2 and sum(room) <= _MOST else None
+        return self._room
+
+    @torch.no_grad()
+    def _tell(self, over: Tensor, under: Tensor, numel: int) -> None:
+        """Remembers, on the device, the most entries since the last plan."""
+        torch.maximum(self.most, torch.stack([over, under]) / numel, out=self.most)
+
+    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float | Float[Tensor, ""]) -> Losses:
+        """As for every penalty, from lists where there are few entries."""
+        if fast(self.encoder):
+            _ = low(self.encoder), low(self.decoder)  # there from the first step on: every recording keeps its copies right
+        if self.listable and (not self.fixed or (self._room is not None and fast(self.encoder))):
+            task = self.task(rows)
+            lists = self._lists(task.x, task.weights)
+            if lists is not None:
+                return self._listed_losses(task, *lists, dead, progress)
+        return super().losses(rows, dead, progress)
+
+    @torch.no_grad()
+    def _lists(self, x: Float[Tensor, "row d_in"], weights: Weights) -> tuple[Listed, Listed] | None:
+        """The entries over their thresholds and just under them; none where they are too many, which only a CPU asks."""
+        numel = len(x) * self.d_sae
+        room = (math.ceil(self._room[0] * numel), math.ceil(self._room[1] * numel)) if self._room is not None else None
+        over, under = product_listed(x, weights.encoder, weights.bias, self.threshold, self._width / 2, room)
+        if room is None:
+            return (over, under) if len(over.values) + len(under.values) <= _MOST * numel else None
+        self._tell(over.total, under.total, numel)
+        return over, under
+
+    def _listed_losses(
+        self, task: Task, over: Listed, under: Listed, dead: Int[Tensor, " dead"], progress: float | Float[Tensor, ""]
+    ) -> Losses:
+        """What `Penalised.losses` gives, of lists; entries under their thresholds add nothing to it, but pull at them."""
+        threshold, width, size, d_sae = self.threshold, self._width, len(task.x), self.d_sae
+        encoder, bias, decoder = task.weights
+        if task.offset is not None:
+            bias = moved_bias(bias, task.offset, encoder)
+        over.prepare(d_sae)
+        under.prepare(d_sae)
+        near, slope = over.near(threshold, width / 2), (threshold / width).detach()
+        values = gather_dot(task.x, encoder, over.indices, over.starts, bias, over.values)
+        codes = with_slopes(values, threshold, -slope, near, over, task.x)
+        mean, residual = unexplained(codes, over.indices, decoder, over.starts, task.wanted, task.shift)
+        with torch.no_grad():
+            along = under.sums(gather_dot(residual, decoder, under.indices, under.starts), task.x, d_sae)
+            band = under.counts(d_sae) + over.sums(near.to(values.dtype), task.x, d_sae)
+            active = over.counts(d_sae).to(residual.dtype)
+            left_out = {"left_out": over.left_out + under.left_out} if self.fixed else {}
+        mean = with_slope(mean, threshold, 2 / residual.numel() * along * slope)
+        l0 = with_slope(over.total.to(self.scale.dtype), threshold, -band / width) / size
+        terms = {"reconstruction": mean / self.scale**2, "sparsity": self.price(l0.detach(), progress) * self._miss(l0)}
+        if len(dead):
+            terms |= self.revival(task.x, residual, task.weights, dead)
+        rejoin(task.x.device, "counts")
+        return Losses(terms, active, task.target, residual, mean.detach() * residual.numel(), task.variance, left_out)
 
     def others(self, x: Float[Tensor, "row d_in"], fired: Fired, weights: Weights) -> dict[str, Float[Tensor, ""]]:
         """With tanh, how far pre-activations are below their thresholds."""

@@ -24,7 +24,6 @@ from torch.nn import functional
 from saelab.dictionary import Codes, Losses
 from saelab.errors import Invalid
 from saelab.saes.base import SAE, Weights
-from saelab.schedules import linear
 from saelab.values import value
 
 _GAIN = 20.0
@@ -60,7 +59,7 @@ class Penalised(SAE):
         self.register_buffer("sought", torch.zeros(()))  # the integral part
         self.until: Tensor
         self.register_buffer("until", torch.zeros(()))  # the progress that it reaches to
-        self._now: tuple[Tensor, float] | None = None
+        self._now: tuple[Tensor, Tensor] | None = None
 
     @property
     @abstractmethod
@@ -100,7 +99,7 @@ class Penalised(SAE):
         codes = self.activation(self.preactivations(self.centred(x), weights), weights)
         return Codes.from_dense(codes.to(self.b_dec.dtype).view(*x.shape[:-1], self.d_sae))
 
-    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float) -> Losses:
+    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float | Float[Tensor, ""]) -> Losses:
         """Squared error over the inputs' variance, the penalty, and whatever the architecture adds."""
         weights, x = Weights(*self.weights()), self.centred(rows)
         pre = self.preactivations(self.ranks.entering(x), weights)
@@ -116,23 +115,25 @@ class Penalised(SAE):
         left = residual.detach()
         return Losses(terms, active, rows.to(x.dtype), left, torch.linalg.vector_norm(left).square(), self.ranks.spread(x.detach()))
 
-    def price(self, l0: Float[Tensor, ""], progress: float) -> Float[Tensor, ""] | float:
+    def price(self, l0: Float[Tensor, ""], progress: float | Float[Tensor, ""]) -> Float[Tensor, ""]:
         """The weight of the penalty at a point of the run where `l0` features are active on a token."""
-        ramp = linear(progress, self.config.warmup)
+        now = torch.as_tensor(progress, dtype=torch.float64, device=self.scale.device)
+        warmup = self.config.warmup
+        ramp = (now / warmup).clamp(0.0, 1.0) if warmup > 0 else torch.ones_like(now)
         if self.weight is not None:
-            return self.weight * ramp
+            return (self.weight * ramp).to(l0.dtype)
         off = (l0 / self.config.target_l0).log().clamp(-1.0, 1.0)
-        self._now = off, progress
-        return self.start * ramp * (off + self.sought).exp()
+        self._now = off, now
+        return (self.start * ramp).to(l0.dtype) * (off + self.sought).exp()
 
     @torch.no_grad()
     def after_step(self) -> None:
         """The search for the weight goes on."""
         if self._now is not None:
-            off, progress = self._now
-            if progress > self.config.warmup:
-                self.sought.add_(_GAIN * off * (progress - self.until)).clamp_(-_LIMIT, _LIMIT)
-            self.until.fill_(progress)
+            off, now = self._now
+            way = now.to(self.until.dtype)
+            self.sought.add_(_GAIN * off * (way - self.until) * (now > self.config.warmup)).clamp_(-_LIMIT, _LIMIT)
+            self.until.copy_(way)
 
     @classmethod
     def sized(cls, d_in: int, d_sae: int, l0: int) -> Self:

@@ -131,7 +131,7 @@ class Residual(Trainable):
             self.new.b_dec.zero_()
             self.new.start_threshold(errors)
 
-    def losses(self, rows: Float[Tensor, "row d_in"], dead: Int[Tensor, " dead"], progress: float) -> Losses:
+    def losses(self, rows: Float[Tensor, "row d_in"], dead: Int[Tensor, " dead"], progress: float | Float[Tensor, ""]) -> Losses:
         """The terms of BatchTopK on the errors; only the new part has gradients, and only its dead features are revived."""
         codes, error = self.frozen(rows)
         found = self.new.losses(error, dead[dead >= self.num_frozen] - self.num_frozen, progress)

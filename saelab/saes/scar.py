@@ -42,7 +42,7 @@ class Scar(TopK):
         """The activation and the label."""
         return self.d_in + 1
 
-    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float) -> Losses:
+    def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float | Float[Tensor, ""]) -> Losses:
         """The terms of TopK, and how badly the first feature tells the concept."""
         x, label = rows[:, : self.d_in], rows[:, self.d_in]
         found = super().losses(x, dead, progress)

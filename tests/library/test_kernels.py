@@ -3,6 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from saelab.kernels.adam import Adam
+from saelab.kernels.low import low
 from saelab.kernels.segments import segments_of
 from saelab.kernels.selection import topk_indices
 from saelab.kernels.sparse import _pieces, gather_dot, gather_sum, segment_sum
@@ -112,3 +114,13 @@ def test_pieces_cover_every_segment_in_order_and_are_short(entries, d_sae):
     assert pieces[-1] == entries
     assert all(0 <= size <= 128 for size in pieces.diff().tolist())
     assert torch.equal(pieces[ends], bounds)
+
+
+def test_the_bfloat16_copy_of_a_weight_follows_the_steps_of_pytorchs_adam():
+    weight = torch.nn.Parameter(torch.randn(6, 4))
+    copy = low(weight)
+    optimiser = Adam([weight], lr=0.1, betas=(0.9, 0.99), clip=1.0)
+    weight.grad = torch.ones(6, 4)
+    optimiser.step()
+    assert low(weight) is copy
+    assert torch.equal(copy, weight.detach().bfloat16())

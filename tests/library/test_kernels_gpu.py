@@ -30,9 +30,11 @@ else:
     from saelab.kernels.gpu.gather import centred, dots, residuals, sums
     from saelab.kernels.gpu.segments import term_of
     from saelab.kernels.gpu.select import batch_topk_places, topk_places
+    from saelab.kernels.gpu.threshold import listed as gpu_listed
     from saelab.kernels.gpu.update import Gradient
     from saelab.kernels.low import low, row_norms
     from saelab.kernels.segments import Segments
+    from saelab.kernels.threshold import listed
 
     DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     ROWS, WIDTH, D_SAE, K = 150, 70, 43, 4
@@ -61,6 +63,31 @@ else:
         places = rows * width + columns
         assert torch.equal(places, first(values.float().flatten(), count))
         assert torch.equal(found, values.float().flatten()[places])
+
+    @pytest.mark.parametrize("room", [(3000, 4000), (40, 30), (700, 30)])
+    @pytest.mark.parametrize(("rows", "width"), [(7, 700), (1, 40), (9, 512)])
+    def test_lists_of_thresholds_are_those_of_plain_pytorch_also_where_there_is_no_room(rows, width, room):
+        pre = (noise(rows, width) * 4).round().bfloat16() / 4
+        pre[rows // 2] = -9.0  # a row without entries
+        threshold, reach = (noise(width, seed=1).abs() * 4).round() / 4, noise(width, seed=2).abs()  # many are just at their thresholds
+        reach[::3] = 0.0
+        for found, wanted in zip(gpu_listed(pre, threshold, reach, room), listed(pre, threshold, reach, room), strict=True):
+            for one, other in zip(found, wanted, strict=True):
+                assert torch.equal(one, other)
+        over = pre.float() > threshold
+        found = gpu_listed(pre, threshold, reach, room)[0]
+        assert found.total == over.sum()
+        assert torch.equal(found.values[: found.starts[-1]], pre.float()[over][: room[0]])
+
+    def test_unused_entries_of_lists_belong_to_no_feature():
+        pre = noise(20, 300).bfloat16()
+        found = gpu_listed(pre, torch.full((300,), 1.5, device=DEVICE), torch.full((300,), 0.2, device=DEVICE), (2000, 600))[0]
+        found.prepare(300)
+        assert torch.equal(found.counts(300), (pre.float() > 1.5).sum(0))
+        sums = found.sums(
+            torch.where(torch.arange(2000, device=DEVICE) < found.starts[-1], found.values, torch.nan), low(noise(20, 8)), 300
+        )
+        assert torch.allclose(sums, torch.where(pre.float() > 1.5, pre.float(), 0.0).sum(0), atol=1e-5)
 
     @pytest.fixture(scope="module")
     def world():

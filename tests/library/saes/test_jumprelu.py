@@ -3,8 +3,11 @@ import torch
 from oracles import DEAD, assert_finite_differences_agree, assert_follows, constant_but, made
 
 from saelab.errors import Invalid
+from saelab.planted import Planted, World
+from saelab.saes import jumprelu
 from saelab.saes.jumprelu import JumpReLU
 from saelab.testing import D_IN, L0, NUM_FEATURES, planted
+from saelab.training import TrainConfig, Trainer
 
 NOTHING = torch.arange(0)
 
@@ -121,3 +124,79 @@ def test_thresholds_begin_above_zero_where_half_the_features_shall_be_active():
     sae.initialise(x, torch.Generator().manual_seed(0))
     pre = (x - x.mean(0)) @ sae.encoder.detach().T
     assert float(sae.threshold.detach().min()) >= 0.09 * float(pre.square().mean().sqrt())
+
+
+def on_lists(monkeypatch, share, fixed=False):
+    """Steps work on lists of at most this share of the pre-activations; `fixed`: of fixed lengths, as on a GPU."""
+    monkeypatch.setattr(jumprelu, "_MOST", share)
+    if fixed:
+        monkeypatch.setattr(JumpReLU, "fixed", True)
+        monkeypatch.setattr(jumprelu, "fast", lambda _: True)
+
+
+@pytest.mark.parametrize("room", [None, (0.5, 0.4)])
+@pytest.mark.parametrize("penalty", ["target", "step"])
+def test_a_step_on_lists_is_the_dense_one(penalty, room, monkeypatch):
+    found = []
+    for share in (0.0, 1.0):
+        sae, rows = made(JumpReLU, penalty=penalty, sparsity=0.3, target_l0=L0, bandwidth=0.4, k_aux=6)
+        on_lists(monkeypatch, share, fixed=bool(share and room))
+        sae._room = room if share else None
+        losses = sae.losses(rows, DEAD, 1.0)
+        torch.stack(list(losses.terms.values())).sum().backward()
+        found.append((losses, dict(sae.named_parameters())))
+    (dense, dense_weights), (lists, weights) = found
+    assert ("left_out" in lists.counts) is bool(room)
+    for name, term in dense.terms.items():
+        assert torch.allclose(lists.terms[name], term, rtol=1e-12), name
+    for field in ("active", "target", "residual", "error", "variance"):
+        assert torch.allclose(getattr(lists, field), getattr(dense, field), rtol=1e-12, atol=1e-12), field
+    for name, weight in dense_weights.items():
+        assert torch.allclose(weights[name].grad, weight.grad, rtol=1e-10, atol=1e-12 * float(weight.grad.abs().max())), name
+
+
+def test_what_does_not_fit_on_the_lists_is_left_out_from_the_last_rows_and_counted(monkeypatch):
+    sae, rows = made(JumpReLU, target_l0=L0)
+    dense = sae.losses(rows, NOTHING, 1.0)
+    on_lists(monkeypatch, 1.0, fixed=True)
+    over, numel = float(dense.active.sum()), len(rows) * NUM_FEATURES
+    sae._room = (0.75 * over / numel, 1.0)
+    losses = sae.losses(rows, NOTHING, 1.0)
+    losses.terms["reconstruction"].backward()
+    assert float(losses.counts["left_out"]) == over - float(losses.active.sum()) == pytest.approx(0.25 * over, abs=2)
+    assert torch.allclose(losses.residual[:300], dense.residual[:300])
+    assert torch.allclose(losses.residual[-1], rows[-1] - sae.offset())
+    assert torch.allclose(losses.terms["sparsity"], dense.terms["sparsity"])  # L0 is that of all
+    assert all(bool(weight.grad.isfinite().all()) for weight in sae.parameters())
+
+
+def sparse_world():
+    """Rows of which a dictionary of 256 features needs five."""
+    return World(Planted(d_in=24, num_features=64, l0=4, noise=0.05))
+
+
+def curve(steps, monkeypatch, share, fixed=False):
+    on_lists(monkeypatch, share, fixed)
+    sae = JumpReLU(24, JumpReLU.Config(d_sae=256, target_l0=5.0, initial_l0=3.0))
+    trainer = Trainer(sae, TrainConfig(steps=steps, batch_size=128, sample=2048, lr=3e-3, dead_after=128 * 40))
+    trainer.initialise(sparse_world().batch(2048, seed=1).x)
+    rows, kinds = [], []
+    for step, batch in zip(range(steps), sparse_world().batches(128, seed=2), strict=False):
+        trainer.step(batch.x)
+        kinds.append(trainer._kind)
+        if step % 20 == 19:
+            rows.append(trainer.row().metrics)
+    return rows, kinds
+
+
+def test_training_on_lists_follows_the_dense_curve_and_plans_their_lengths_from_what_earlier_steps_had(monkeypatch):
+    dense, _ = curve(200, monkeypatch, 0.0)
+    lists, kinds = curve(200, monkeypatch, 1 / 4, fixed=True)
+    for one, other in zip(dense, lists, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=0.01)
+        assert one["l0"] == pytest.approx(other["l0"], rel=0.01)
+    assert kinds[:16] == [None] * 16  # nothing is known yet
+    assert kinds[-1] is not None
+    assert kinds[-1][0] >= 1.5 * lists[-1]["l0"] / 256
+    assert lists[-1]["left_out"] == 0
+    assert 2 <= len(set(kinds)) <= 6

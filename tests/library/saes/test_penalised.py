@@ -43,6 +43,21 @@ def test_the_weight_rises_while_too_much_is_active_and_falls_while_too_little_is
     assert abs(float(sae.sought)) <= 4
 
 
+@pytest.mark.parametrize("kind", [Standard, JumpReLU])
+def test_the_search_goes_on_where_progress_is_read_from_a_tensor_that_changes_in_place(kind):
+    penalty = {"penalty": "step"} if kind is JumpReLU else {}
+    (told, rows), (read, _) = (made(kind, target_l0=L0, warmup=0.1, **penalty) for _ in range(2))
+    place, found = torch.zeros((), dtype=torch.float64), []
+    for step in range(12):
+        place.fill_(step / 20)
+        found.append([float(sae.losses(rows, NOTHING, now).terms["sparsity"].detach()) for sae, now in ((told, step / 20), (read, place))])
+        told.after_step()
+        read.after_step()
+    assert all(one == other for one, other in found)
+    assert float(told.sought) == float(read.sought) != 0
+    assert float(read.until) == pytest.approx(11 / 20)
+
+
 def test_the_search_survives_an_interruption_to_the_bit(tmp_path):
     x, _ = planted(40 * 64, seed=1)
     config = TrainConfig(steps=40, batch_size=64, sample=128, log_every=4, checkpoint_every=0.0, lr=1e-2)

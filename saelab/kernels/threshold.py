@@ -1,0 +1,157 @@
+"""The pre-activations over thresholds, and those just under them, as lists: what a JumpReLU SAE learns from.
+
+    over     pre > threshold
+    under    0 ≤ threshold - pre < reach
+
+Lists are flat and in row order (`saelab.kernels.sparse`). A step that is recorded needs lists of fixed lengths: with `room` for so many
+entries each is as long, unused entries are 0, and where there are more than fit, the last ones, which are those of the batch's last rows,
+are left out. Without it they are as long as need be.
+
+This is plain PyTorch, and the reference of `saelab.kernels.gpu.threshold`.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from saelab.kernels.low import low
+from saelab.kernels.segments import Segments, keep_segments, segments_of
+from saelab.kernels.sparse import fast
+from saelab.kernels.streams import aside, rejoin
+
+
+class Listed(NamedTuple):
+    """Some entries of the pre-activations of a batch."""
+
+    values: Float[Tensor, " n"]
+    """The pre-activations."""
+    indices: Int[Tensor, " n"]
+    """Their features."""
+    rows: Int[Tensor, " n"]
+    """Their rows."""
+    starts: Int[Tensor, " row_starts"]
+    """Where each row begins, and where the last one ends."""
+    total: Int[Tensor, ""]
+    """How many entries there are, also where not all of them fit."""
+
+    @property
+    def left_out(self) -> Int[Tensor, ""]:
+        """How many of them did not fit."""
+        return self.total - self.starts[-1]
+
+    def near(self, threshold: Float[Tensor, " d_sae"], reach: Float[Tensor, " d_sae"]) -> Bool[Tensor, " n"]:
+        """Which of them are over their thresholds by less than their reach."""
+        return self.values - threshold[self.indices] < reach[self.indices]
+
+    def prepare(self, d_sae: int) -> None:
+        """Has a GPU put the entries in the order of their features, beside what it is asked to do next."""
+        device = self.values.device
+        with aside(device, "order"):
+            unused = torch.arange(len(self.values), device=device) >= self.starts[-1]
+            segments = Segments(self.indices.masked_fill(unused, d_sae), self.rows, d_sae)  # unused ones are of no feature
+            keep_segments(self.indices, d_sae, segments)
+            _ = segments.owner
+
+    def counts(self, d_sae: int) -> Int[Tensor, " d_sae"]:
+        """How many of the entries each feature has."""
+        rejoin(self.values.device, "order")
+        return segments_of(self.indices, self.starts, d_sae).bounds.diff()
+
+    def sums(self, values: Float[Tensor, " n"], x: Float[Tensor, "row d_in"], d_sae: int) -> Float[Tensor, " d_sae"]:
+        """For each feature the sum of numbers, one an entry, in a fixed order; x are rows of known norms."""
+        if not values.is_cuda:
+            used = int(self.starts[-1])
+            return values.new_zeros(d_sae).index_add_(0, self.indices[:used], values[:used])
+        from saelab.kernels.gpu.segments import term_of
+
+        rejoin(values.device, "order")
+        return term_of(values, x, segments_of(self.indices, self.starts, d_sae)).sums
+
+
+def listed(
+    pre: Float[Tensor, "row d_sae"],
+    threshold: Float[Tensor, " d_sae"],
+    reach: Float[Tensor, " d_sae"],
+    room: tuple[int, int] | None = None,
+) -> tuple[Listed, Listed]:
+    """The entries over their thresholds, and those under them by less than their reach. Values are in the thresholds' precision."""
+    place = (threshold - pre < reach).flatten().nonzero()[:, 0]
+    values, indices, rows = pre.flatten()[place].to(threshold.dtype), place % pre.shape[1], place // pre.shape[1]
+    over = values > threshold[indices]
+    parts = [Listed(values[mask], indices[mask], *_rows(rows[mask], len(pre))) for mask in (over, ~over)]
+    if room is not None:
+        parts = [_fitted(part, size) for part, size in zip(parts, room, strict=True)]
+    return parts[0], parts[1]
+
+
+def _rows(rows: Int[Tensor, " n"], num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    starts = torch.searchsorted(rows, torch.arange(num_rows + 1, device=rows.device))
+    return rows, starts, starts[-1]
+
+
+def _fitted(part: Listed, size: int) -> Listed:
+    values, indices, rows = (functional.pad(item[:size], (0, max(0, size - len(item)))) for item in part[:3])
+    return Listed(values, indices, rows, part.starts.clamp(max=size), part.total)
+
+
+def product_listed(
+    x: Float[Tensor, "row d_in"],
+    weight: Float[Tensor, "d_sae d_in"],
+    bias: Float[Tensor, " d_sae"],
+    threshold: Float[Tensor, " d_sae"],
+    reach: Float[Tensor, " d_sae"],
+    room: tuple[int, int] | None = None,
+) -> tuple[Listed, Listed]:
+    """What `listed` finds in `x @ weight.T + bias`; on a GPU, where room is needed, in bfloat16."""
+    if room is not None and fast(weight):
+        from saelab.kernels.gpu.threshold import listed as found
+
+        return found(functional.linear(low(x), low(weight), low(bias)), threshold, reach, room)
+    return listed(functional.linear(x, weight, bias), threshold, reach, room)
+
+
+def with_slope(number: Float[Tensor, ""], at: Float[Tensor, " n"], slope: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """The number as it is, with a given gradient in something that it is no function of."""
+    return _WithSlope.apply(number, at, slope)  # pyright: ignore[reportReturnType]
+
+
+def with_slopes(
+    values: Float[Tensor, " n"], at: Float[Tensor, " d_sae"], slope: Float[Tensor, " d_sae"], where: Bool[Tensor, " n"], of: Listed,
+    x: Float[Tensor, "row d_in"],
+) -> Float[Tensor, " n"]:  # fmt: skip
+    """Values of the entries of a list as they are; some of them with a gradient in something that each feature has one of.
+
+    x are the rows that entries are of; on a GPU their norms are known.
+    """
+    return _WithSlopes.apply(values, at, slope, where, of, x)  # pyright: ignore[reportReturnType]
+
+
+class _WithSlope(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, number: Tensor, at: Tensor, slope: Tensor) -> Tensor:  # noqa: ANN401
+        del at
+        ctx.slope = slope
+        return number.view_as(number)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401 # pyright: ignore[reportIncompatibleMethodOverride]
+        return grad, grad * ctx.slope, None
+
+
+class _WithSlopes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, at: Tensor, slope: Tensor, where: Tensor, of: Listed, x: Tensor) -> Tensor:  # noqa: ANN401
+        del at
+        ctx.of = slope, where, of, x
+        return values.view_as(values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 # pyright: ignore[reportIncompatibleMethodOverride]
+        slope, where, of, x = ctx.of
+        return grad, of.sums(grad * where, x, len(slope)) * slope, None, None, None, None
