@@ -62,7 +62,8 @@ class SubjectStore(ActivationStore):
         self._shards = self._forward.shards()
         self._train_windows = np.flatnonzero(~corpus.window_held_out)
         self._ahead = 0 if subject.device.type == "cpu" else AHEAD
-        self._portion = max(config.shard_windows, self._forward.batch_tokens // corpus.policy.context)  # no pass that leaves a GPU idle
+        of_pass = self._forward.batch_tokens // corpus.policy.context
+        self._portion = max(config.shard_windows, of_pass) if self._ahead else config.shard_windows  # a GPU waits at short passes
         self._last_order = (-1, -1, self._train_windows)
 
     @property
@@ -106,7 +107,7 @@ class SubjectStore(ActivationStore):
     def shuffled(self, seed: int, portion: int) -> Chunk:
         """One portion of an endless stream of training rows: those of random windows, in the order of the windows.
 
-        They are `shard_windows`, or as many as fill a forward pass. In an epoch every window of the documents that are not held out comes once. Portions follow from seed and number alone. Raises
+        They are `shard_windows`, on a GPU as many as fill a forward pass. In an epoch every window of the documents that are not held out comes once. Portions follow from seed and number alone. Raises
         `Invalid` where all documents are held out.
         """
         return self.begin(seed, portion)()
