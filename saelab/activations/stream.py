@@ -107,8 +107,8 @@ class SubjectStore(ActivationStore):
     def shuffled(self, seed: int, portion: int) -> Chunk:
         """One portion of an endless stream of training rows: those of random windows, in the order of the windows.
 
-        They are `shard_windows`, on a GPU as many as fill a forward pass. In an epoch every window of the documents that are not held out comes once. Portions follow from seed and number alone. Raises
-        `Invalid` where all documents are held out.
+        They are `shard_windows`, on a GPU as many as fill a forward pass. In an epoch every window of the documents that are not held
+        out comes once. Portions follow from seed and number alone. Raises `Invalid` where all documents are held out.
         """
         return self.begin(seed, portion)()
 
