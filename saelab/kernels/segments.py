@@ -4,7 +4,9 @@ A feature that is active on thousands of rows would hold up a GPU program that w
 entries are summed in pieces of that size first. Every order of summation is fixed: results repeat bit for bit.
 """
 
+from copy import copy
 from functools import cached_property
+from typing import Self
 
 import torch
 from jaxtyping import Int
@@ -37,6 +39,12 @@ class Segments:
         self.even = rows is None
         """Whether all rows have as many entries."""
 
+    def moved(self, rows: Int[Tensor, " n"]) -> Self:
+        """The same entries in other rows: the row of each entry."""
+        other = copy(self)  # with all that is known of their order
+        other.rows, other.even = rows[self.order], False
+        return other
+
     @cached_property
     def pieces(self) -> Int[Tensor, " feature_starts"]:
         """Up to each feature, the number of pieces of those that have more than `PIECE` entries."""
@@ -51,19 +59,20 @@ class Segments:
 
 
 def segments_of(indices: Int[Tensor, "*codes"], starts: Int[Tensor, " row_starts"] | None, d_sae: int) -> Segments:
-    """The segments of codes, made once: encoder and decoder have the same."""
+    """The segments of codes, made once: encoder and decoder have the same. Where they are cut into other rows, the order is the same."""
     known = getattr(indices, "segments", None)
     if known is None or known[0] != (indices._version, d_sae):
         rows = None if starts is None else rows_of(starts, len(indices))
         found = Segments(indices.reshape(-1), rows, d_sae, indices.shape[-1])
-        keep_segments(indices, d_sae, found)
+        keep_segments(indices, starts, d_sae, found)
         return found
-    return known[1]
+    _, cut, segments = known
+    return segments if starts is cut or starts is None else segments.moved(rows_of(starts, len(indices)))
 
 
-def keep_segments(indices: Int[Tensor, "*codes"], d_sae: int, segments: Segments) -> None:
-    """Says that these are the segments of codes with those indices."""
-    setattr(indices, "segments", ((indices._version, d_sae), segments))  # noqa: B010 - no field of a tensor
+def keep_segments(indices: Int[Tensor, "*codes"], starts: Int[Tensor, " row_starts"] | None, d_sae: int, segments: Segments) -> None:
+    """Says that these are the segments of codes with those indices, cut into those rows."""
+    setattr(indices, "segments", ((indices._version, d_sae), starts, segments))  # noqa: B010 - no field of a tensor
 
 
 def prepare_segments(indices: Int[Tensor, "*codes"], starts: Int[Tensor, " row_starts"] | None, d_sae: int) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from saelab.kernels.low import column_sums, low
+from saelab.kernels.low import column_sums, keep_row_norms, low
 from saelab.kernels.segments import PIECE, Segments, prepare_segments, segments_of
 from saelab.kernels.streams import aside, rejoin
 from saelab.kernels.terms import Term, collected
@@ -223,11 +223,13 @@ class _Unexplained(torch.autograd.Function):
 
         residual, squares = residuals(values, indices, low(weight), starts, wanted, shift)
         ctx.of = values, indices, weight, starts, residual, low(residual)
+        ctx.squares = squares  # which must not be given away before they are read aside
         with aside(weight.device, "order"):
+            keep_row_norms(low(residual), squares.sum(1).sqrt())
             ctx.columns = None if shift is None else column_sums(low(residual))
         ctx.mark_non_differentiable(residual)
         ctx.set_materialize_grads(False)
-        return squares / residual.numel(), residual
+        return squares.sum() / residual.numel(), residual
 
     @staticmethod
     @once_differentiable

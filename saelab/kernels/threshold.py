@@ -53,7 +53,7 @@ class Listed(NamedTuple):
         with aside(device, "order"):
             unused = torch.arange(len(self.values), device=device) >= self.starts[-1]
             segments = Segments(self.indices.masked_fill(unused, d_sae), self.rows, d_sae)  # unused ones are of no feature
-            keep_segments(self.indices, d_sae, segments)
+            keep_segments(self.indices, self.starts, d_sae, segments)
             _ = segments.owner
 
     def counts(self, d_sae: int) -> Int[Tensor, " d_sae"]:

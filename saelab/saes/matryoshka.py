@@ -7,16 +7,15 @@ of BatchTopK. The features of a short prefix must explain activations without th
 special cases to later ones.
 """
 
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from saelab.dictionary import DICTIONARIES
 from saelab.errors import Invalid
-from saelab.kernels.sparse import gather_sum, mean_square
+from saelab.kernels.nested import nested
 from saelab.saes.base import Kept, Task, Weights
 from saelab.saes.batchtopk import BatchTopK
 from saelab.values import value
@@ -46,9 +45,9 @@ class Matryoshka(BatchTopK):
         self, task: Task, kept: Kept, weights: Weights
     ) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "row d_out"], Float[Tensor, ""]]:
         """The mean of the prefixes' squared errors; and what all features leave."""
-        residual, means, numbers = task.asked, [], kept.indices + self.ranks.first
-        for low, high in pairwise((0, *self.prefixes)):
-            mine = (numbers >= low) & (numbers < high)
-            residual = residual - self.ranks.total(gather_sum(kept.values * mine, kept.indices, weights.decoder, kept.starts))
-            means.append(mean_square(residual))
-        return {"reconstruction": torch.stack(means).mean() / self.scale**2}, residual.detach(), means[-1].detach() * residual.numel()
+        assert kept.starts is not None, "the codes of a whole batch are flat"
+        firsts = tuple(low - self.ranks.first for low in (0, *self.prefixes[:-1]))
+        total = None if self.ranks.shards == 1 else self.ranks.total
+        codes = kept.values, kept.indices, weights.decoder, kept.starts
+        mean, residual, error = nested(*codes, firsts, task.wanted, task.shift, total)
+        return {"reconstruction": mean / self.scale**2}, residual, error

@@ -27,13 +27,18 @@ if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
 else:
     from torch.nn import functional
 
+    from saelab.dictionary import DICTIONARIES
     from saelab.kernels.gpu.gather import centred, dots, residuals, sums
+    from saelab.kernels.gpu.nested import group_starts, rests
     from saelab.kernels.gpu.segments import term_of
     from saelab.kernels.gpu.select import batch_topk_places, topk_places
     from saelab.kernels.gpu.threshold import listed as gpu_listed
     from saelab.kernels.gpu.update import Gradient
     from saelab.kernels.low import low, row_norms
+    from saelab.kernels.nested import _Nested, cuts, nested
     from saelab.kernels.segments import Segments
+    from saelab.kernels.sparse import gather_sum, segment_sum
+    from saelab.kernels.terms import collect, taken
     from saelab.kernels.threshold import listed
 
     DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -120,8 +125,7 @@ else:
         residual, squares = residuals(flat_values, read, low(weight), starts, rows, shift)
         assert torch.allclose(residual, rows - shift - written, atol=1e-4)
         assert torch.allclose(low(residual).float(), residual, rtol=2**-7)
-        assert torch.allclose(row_norms(low(residual)), residual.norm(dim=1), rtol=1e-4)
-        assert torch.allclose(squares, residual.square().sum(), rtol=1e-5)
+        assert torch.allclose(squares.sum(1), residual.square().sum(1), rtol=1e-4)
 
     def term(rows, indices, values, weight):
         """A term, and the gradient that it stands for."""
@@ -165,3 +169,107 @@ else:
         assert torch.allclose(stepped, wanted, atol=1e-5)
         assert torch.allclose(copy.float(), stepped, rtol=2**-7)
         assert torch.allclose(moments[1], optimiser.state[reference]["exp_avg_sq"], rtol=1e-3, atol=1e-9)
+
+    FEW = 13
+    GROUPS = {"five": (0, 2, 5, 9, 30), "one": (0,), "a lone feature": (0, 42), "one that is never active": (0, 7, 8, 25)}
+
+    @pytest.fixture(scope="module")
+    def flat_codes():
+        """Flat codes, features rising within a row: every fourth row is empty, as is the last, and feature 7 is never active."""
+        held = torch.rand(FEW, D_SAE, generator=torch.Generator().manual_seed(0)) < 0.2
+        held[::4], held[-1], held[:, 7] = False, False, False
+        row, indices = held.nonzero(as_tuple=True)
+        starts = torch.searchsorted(row, torch.arange(FEW + 1))
+        return noise(len(row), seed=1), indices.to(DEVICE), starts.to(DEVICE)
+
+    @pytest.mark.parametrize("firsts", GROUPS.values(), ids=GROUPS)
+    def test_groups_begin_where_plain_pytorch_finds_them(flat_codes, firsts):
+        _, indices, starts = flat_codes
+        found = group_starts(indices, starts, torch.tensor(firsts, device=DEVICE))
+        assert torch.equal(found, cuts(indices, starts, firsts))
+
+    @pytest.mark.parametrize(("width", "shifted", "collects"), [(WIDTH, True, True), (256, False, False)])
+    @pytest.mark.parametrize("firsts", GROUPS.values(), ids=GROUPS)
+    def test_nested_sums_are_those_of_plain_pytorch(flat_codes, firsts, width, shifted, collects):
+        values, indices, starts = flat_codes
+        rounded = low(functional.normalize(noise(D_SAE, width, seed=2), dim=1)).float()
+        given = values, rounded, noise(FEW, width, seed=3), noise(width, seed=4) if shifted else None
+        ours, theirs = ([None if part is None else part.clone().requires_grad_() for part in given] for _ in range(2))
+        if collects:
+            collect(ours[1])
+        found = _Nested.apply(ours[0], indices, ours[1], starts, firsts, *ours[2:])
+        wanted = nested(theirs[0], indices.clone(), theirs[1], starts, firsts, *theirs[2:])
+        for one, other in zip(found, wanted, strict=True):
+            assert torch.allclose(one, other, rtol=1e-5, atol=1e-5)
+        again = _Nested.apply(values, indices, rounded, starts, firsts, *given[2:])
+        assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
+        (3 * found[0]).backward()
+        (3 * wanted[0]).backward()
+        for one, other in zip(ours, theirs, strict=True):
+            if one is not None and (one is not ours[1] or not collects):
+                assert close(one.grad, other.grad)
+        if collects:
+            (term,) = taken(ours[1])
+            gradient = theirs[1].grad
+            assert ours[1].grad is None
+            assert close(term_sum(term), gradient)
+            assert torch.allclose(term.sums, (gradient * rounded).sum(1), atol=2**-6 * float(gradient.norm(dim=1).max()))
+            assert (term.reach * (1 + 2**-6) >= gradient.norm(dim=1)).all()
+
+    def term_sum(term):
+        """The gradient that a term stands for."""
+        values = torch.empty_like(term.values).index_copy_(0, term.segments.order, term.values)
+        return segment_sum(values, term.x.float(), term.segments)
+
+    def close(one, other):
+        """But for rows in bfloat16: what a GPU rounds, the interpreter cuts off."""
+        return torch.allclose(one, other, rtol=2**-6, atol=2**-6 * float(other.abs().max()))
+
+    def test_rests_are_what_a_group_and_those_after_it_leave(flat_codes):
+        values, indices, starts = flat_codes
+        weight, wanted, firsts = low(noise(D_SAE, WIDTH, seed=2)), noise(FEW, WIDTH, seed=3), GROUPS["five"]
+        bounds = cuts(indices, starts, firsts)
+        left = wanted[:, None] - gather_sum(values, indices, weight.float(), bounds).view(FEW, len(firsts), WIDTH).cumsum(1)
+        rest = left.flip(1).cumsum(1).flip(1).flatten(0, 1)
+        found, residual, squares, error = rests(values, indices, weight, bounds, len(firsts), wanted, None)
+        assert close(found.float(), rest)
+        assert torch.allclose(row_norms(found), rest.norm(dim=1), rtol=2**-6)
+        assert torch.allclose(residual, left[:, -1], atol=1e-4)
+        assert torch.allclose(squares, left.square().sum(), rtol=1e-4)
+        assert torch.allclose(error, left[:, -1].square().sum(), rtol=1e-4)
+
+    def losses(sae, rows, dead):
+        """The terms of a loss, and the gradients of all weights, those that are left as terms summed up."""
+        found = sae.losses(rows, dead, 1.0)
+        sum(found.terms.values()).backward()
+        gradients = {name: weight.grad for name, weight in sae.named_parameters()}
+        for name in ("encoder", "decoder"):
+            terms = taken(getattr(sae, name))
+            assert bool(terms) == (gradients[name] is None)
+            if terms:
+                gradients[name] = sum(term_sum(term) for term in terms)
+        return {name: term.detach() for name, term in found.terms.items()}, gradients
+
+    @pytest.mark.parametrize(("kind", "more"), [("topk", {"multi": 0.5}), ("abstopk", {}), ("batchtopk", {}), ("matryoshka", {})])
+    def test_a_loss_by_kernels_is_that_of_plain_pytorch(monkeypatch, kind, more):
+        """As far as bfloat16 goes."""
+        made = DICTIONARIES[kind]
+        sae = made(WIDTH, made.Config(d_sae=D_SAE, k=K, **more)).to(DEVICE)
+        rows, dead = 3 * noise(FEW, WIDTH, seed=1) + 1, torch.tensor([3, 9, 11, -1], device=DEVICE)
+        sae.initialise(rows, torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            sae.b_enc.add_(0.1 * noise(D_SAE, seed=2))
+        monkeypatch.setattr("saelab.kernels.selection.fast", lambda _: True)  # the same features are chosen
+        wanted = losses(sae, rows, dead)
+        sae.zero_grad(set_to_none=True)
+        for module in ("saes.base", "kernels.sparse", "kernels.nested"):
+            monkeypatch.setattr(f"saelab.{module}.fast", lambda _: True)
+        collect(sae.encoder)
+        collect(sae.decoder)
+        found = losses(sae, rows, dead)
+        assert found[0].keys() == wanted[0].keys()
+        for name, term in wanted[0].items():
+            assert torch.allclose(found[0][name], term, rtol=2e-2), name
+        for name, gradient in wanted[1].items():
+            assert functional.cosine_similarity(found[1][name].flatten(), gradient.flatten(), dim=0) > 0.999, name
+            assert torch.allclose(found[1][name].norm(), gradient.norm(), rtol=2e-2), name

@@ -11,7 +11,6 @@ from jaxtyping import BFloat16, Float, Int
 from torch import Tensor
 
 from saelab.kernels.low import keep_low, keep_row_norms
-from saelab.kernels.streams import aside
 
 TILE = 256
 """Numbers of a tile that one warp reads at a time."""
@@ -131,11 +130,8 @@ def sums(
 def residuals(
     values: Float[Tensor, "*codes"], indices: Int[Tensor, "*codes"], weight: Float[Tensor, "d_sae width"], starts: Tensor | None,
     wanted: Float[Tensor, "row width"], shift: Float[Tensor, " width"] | None,
-) -> tuple[Float[Tensor, "row width"], Float[Tensor, ""]]:  # fmt: skip
-    """What the sums leave of wanted - shift, with its bfloat16 copy; and the sum of its squares.
-
-    The norms of its rows are kept with the copy. They are made aside, with the order of the entries, and only used with it.
-    """
+) -> tuple[Float[Tensor, "row width"], Float[Tensor, "row block"]]:  # fmt: skip
+    """What the sums leave of wanted - shift, with its bfloat16 copy; and the sums of its squares over each block of each row."""
     rows, width = wanted.shape
     columns = columns_of(width)
     blocks = triton.cdiv(width, columns)
@@ -146,9 +142,7 @@ def residuals(
         indices.shape[-1], width, blocks, starts is not None, shift is not None, 4 * TILE // columns, columns, num_warps=1,
     )  # fmt: skip
     keep_low(residual, copy)
-    with aside(weight.device, "order"):
-        keep_row_norms(copy, squares.sum(1).sqrt())
-    return residual, squares.sum()
+    return residual, squares
 
 
 def centred(rows: Float[Tensor, "row width"], offset: Float[Tensor, " width"]) -> BFloat16[Tensor, "row width"]:
