@@ -7,7 +7,9 @@ import time
 from collections.abc import Sequence
 
 from saelab.analyses.coverage import ControlsConfig, Coverage, measure_controls
+from saelab.embeddings import MiniLM, embedder
 from saelab.errors import unknown
+from saelab.features.pool_vectors import embed_pool
 from saelab.lab import Lab
 from saelab.labellers.base import LABELLERS, Labeller, label_features
 from saelab.llm import spent
@@ -26,6 +28,7 @@ def label(run: Run, labeller: Labeller, source: str | None = None, features: Seq
     if lab.folder.part_done("label", name, labeller):
         return
     began = time.monotonic()
+    _embed_pool(lab, preview)
     label_features(lab.features, labeller, features or None, preview)
     if not features and not preview:
         facts = {"num_labelled": lab.features.num_labelled(), "labeller": name, **spent(labeller)}
@@ -53,9 +56,16 @@ def score(
     if lab.folder.part_done("score", part, scorer):
         return
     began = time.monotonic()
+    _embed_pool(lab, preview)
     num = score_features(lab.features, scorer, judged, features or None, lab, preview)
     if not features and not preview:
         lab.folder.finish_part("score", part, scorer, {"num_scored": num, **spent(scorer)}, began)
+
+
+def _embed_pool(lab: Lab, preview: bool) -> None:
+    """Embeds the pool that negatives are drawn from, once, where MiniLM is installed."""
+    if not preview and isinstance(by := embedder(), MiniLM):
+        embed_pool(lab.features, by.texts)
 
 
 def controls(run: Run, config: ControlsConfig, source: str | None = None) -> dict[str, Coverage]:
