@@ -1,5 +1,6 @@
-"""What the segments of the pool mean: one matrix of vectors, made once, kept beside the pool in parts of its own, so that a killed call goes
-on where it was, and several may make different parts.
+"""What the segments of the pool mean: one matrix of vectors, made once.
+
+It is kept beside the pool, in parts of its own: a killed call goes on where it was, and several may make different parts.
 """
 
 from collections.abc import Callable, Sequence
