@@ -44,7 +44,8 @@ def pool_vectors(store: FeatureStore) -> Float[np.ndarray, "pool d"] | None:
 
 def copy_vectors(source: FeatureStore, target: FeatureStore) -> None:
     """Gives one store the vectors of another whose pool holds the same segments, if it has them."""
-    if np.array_equal(*(store.array("pool.segments", np.int64) for store in (source, target))):
+    pools = [store.array("pool.segments", np.int64) for store in (source, target)]
+    if np.array_equal(pools[0], pools[1]):
         for name in source.array_names() - target.array_names():
             target.put_array(name, source.array(name, np.float16))
 
