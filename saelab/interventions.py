@@ -13,8 +13,8 @@ from torch import Tensor
 
 from saelab.dictionary import Dictionary
 from saelab.errors import Invalid, NotFound
+from saelab.passes import Edit, Edits
 from saelab.records import Intervention
-from saelab.subject import Edit, Edits
 
 OPS: Mapping[str, Callable[[Tensor, float], Tensor]] = {
     "add": lambda z, s: torch.full_like(z, s),

@@ -7,10 +7,13 @@ import time
 from collections.abc import Sequence
 
 from saelab.analyses.coverage import ControlsConfig, Coverage, measure_controls
+from saelab.embeddings import MiniLM, embedder
 from saelab.errors import unknown
+from saelab.features.pool_vectors import embed_pool
 from saelab.lab import Lab
 from saelab.labellers.base import LABELLERS, Labeller, label_features
-from saelab.llm import spent
+from saelab.llm import Endpoint, Ledger, spent
+from saelab.progress import note
 from saelab.readings import readings
 from saelab.run import Run
 from saelab.scorers.base import SCORERS, Scorer, score_features
@@ -26,7 +29,9 @@ def label(run: Run, labeller: Labeller, source: str | None = None, features: Seq
     if lab.folder.part_done("label", name, labeller):
         return
     began = time.monotonic()
+    _embed_pool(lab, preview)
     label_features(lab.features, labeller, features or None, preview)
+    _say_spent(labeller)
     if not features and not preview:
         facts = {"num_labelled": lab.features.num_labelled(), "labeller": name, **spent(labeller)}
         lab.folder.finish_part("label", name, labeller, facts, began)
@@ -53,9 +58,24 @@ def score(
     if lab.folder.part_done("score", part, scorer):
         return
     began = time.monotonic()
+    _embed_pool(lab, preview)
     num = score_features(lab.features, scorer, judged, features or None, lab, preview)
+    _say_spent(scorer)
     if not features and not preview:
         lab.folder.finish_part("score", part, scorer, {"num_scored": num, **spent(scorer)}, began)
+
+
+def _say_spent(part: Labeller | Scorer) -> None:
+    """Says what this sitting asked of an endpoint, if it asked anything."""
+    if isinstance(part, Endpoint) and (ledger := part.chat.ledger) != Ledger():
+        read, written = f"{ledger.tokens_in:,} tokens read", f"{ledger.tokens_out:,} written"
+        note(f"{ledger.requests:,} answers, {ledger.kept:,} more from the file; {read}, {written}, {ledger.dollars:,.2f} dollars")
+
+
+def _embed_pool(lab: Lab, preview: bool) -> None:
+    """Embeds the pool that negatives are drawn from, once, where MiniLM is installed."""
+    if not preview and isinstance(by := embedder(), MiniLM):
+        embed_pool(lab.features, by.texts)
 
 
 def controls(run: Run, config: ControlsConfig, source: str | None = None) -> dict[str, Coverage]:

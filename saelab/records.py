@@ -86,6 +86,9 @@ class Score:
     """Model that the score was made with: one behind an endpoint, an embedder, a subject; empty where there was none."""
     prompt: str = ""
     """Hash of the prompt that the model was given; empty where there was none."""
+    negatives: tuple[str, ...] = ()
+    """Kinds of the silent windows that it was held against: `random`, `same_token`, `neighbour`, and `near_meaning` (nearest by MiniLM) or,
+    without it, `near_miss` (most words in common); empty where there were none."""
     made_by: str = ""
     """The scorer's own configuration, as JSON."""
 

@@ -16,9 +16,10 @@ from torch import Tensor
 from saelab.errors import Invalid
 from saelab.interventions import feature_edits
 from saelab.lab import Lab, prompt_tokens
+from saelab.passes import Edits
 from saelab.policy import TokenKind
 from saelab.records import Completion, SteerRequest, SteerToken
-from saelab.subject import Edits, Subject
+from saelab.subject import Subject
 
 MAX_TOKENS = 512
 """Tokens that one request may ask for."""

@@ -8,7 +8,7 @@ names, SDPA attention, and an end after the last hook that is needed. The analys
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +24,7 @@ from saelab.compiled import CompiledBlocks
 from saelab.conversations import Message, role_spans, tokens_with_roles
 from saelab.devices import fastest_dtype, usable
 from saelab.errors import Invalid, unknown
+from saelab.passes import Edits, edit_by_row, frozen_below, losses_after
 from saelab.progress import note
 from saelab.sites import Site, final_norm, find_blocks, find_sites
 from saelab.values import value
@@ -31,11 +32,6 @@ from saelab.weights import Weights, find_weights
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-Edit = Callable[[Float[Tensor, "window pos d"], Bool[Tensor, "window pos"]], Float[Tensor, "window pos d"]]
-"""A change of activations: takes them with the positions that may be changed, and gives the new ones."""
-Edits = Mapping[str, Edit]
-"""Edits by hook name."""
 
 
 @value
@@ -242,6 +238,22 @@ class Subject:
         with self._edited(edits or {}, lambda: mask.to(self.device)):
             return self.model(input_ids=tokens.to(self.device), use_cache=False).logits
 
+    @torch.inference_mode()
+    def losses(self, prefix: Sequence[int], texts: Sequence[Sequence[int]]) -> list[Float[Tensor, " pos"]]:
+        """Next-token losses of some texts, each behind the same prefix (not empty), in nats. Raises `Invalid` for more than it can read."""
+        self._check_length(torch.empty(1, len(prefix) + max(map(len, texts))))
+        return losses_after(self.model, prefix, texts)
+
+    @contextmanager
+    def begun(self, tokens: Int[Tensor, "window pos"], hook: str) -> Generator[Float[Tensor, "window pos d"]]:
+        """While open, `logits` of these tokens, edited at the hook or behind it, runs from the hook's block on: what lies before is
+        computed once. Gives the activations at the hook. Raises as `site` does.
+        """
+        self.site(hook)
+        block = int(hook.split(".")[1])
+        with frozen_below(find_blocks(self.model), block, lambda: self.activations(tokens, [hook])[hook]) as x:
+            yield x
+
     @contextmanager
     def _edited(self, edits: Edits, mask: Callable[[], Tensor]) -> Generator[None]:
         with ExitStack() as stack:
@@ -293,7 +305,7 @@ class Subject:
         mask = torch.tensor([list(editable)] * len(rows), device=self.device)
         ended = [False] * len(rows)
         cache = None
-        with self._edited(_by_row(rows), lambda: mask):
+        with self._edited(edit_by_row(rows), lambda: mask):
             for _ in range(max_tokens):
                 out = self.model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
                 cache = out.past_key_values
@@ -319,19 +331,6 @@ class Subject:
         if self._source is None:
             raise Invalid("This subject was made from a module in memory; the bridge needs one loaded with Subject.load.")
         return boot(self._source.path, self._source.model(torch.float32).to(self.device), self._source.tokenizer())
-
-
-def _by_row(rows: Sequence[Edits]) -> dict[str, Edit]:
-    """One edit a hook that gives each row to its own edit and leaves the others alone."""
-
-    def edit_of(hook: str) -> Edit:
-        def edit(x: Tensor, mask: Tensor) -> Tensor:
-            parts = [edits[hook](x[i : i + 1], mask[i : i + 1]) if hook in edits else x[i : i + 1] for i, edits in enumerate(rows)]
-            return torch.cat(parts)
-
-        return edit
-
-    return {hook: edit_of(hook) for edits in rows for hook in edits}
 
 
 def _pick(logits: Float[Tensor, "row vocab"], temperature: float, noise: torch.Generator) -> list[int]:

@@ -1,4 +1,4 @@
-"""A small OpenAI-compatible endpoint on a free port, which answers as told; and an oracle that reads labels literally."""
+"""A small OpenAI-compatible endpoint on a free port, which answers as told; an oracle that reads labels literally, and one who guesses."""
 
 import json
 import re
@@ -8,14 +8,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
+import planted
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 _WORD = re.compile(r"“(.*?)”")
+_LAW = {word.strip().lower() for word in planted.LAW}
 _MARKED = re.compile(r"<<(.*?)>>")
 
 
@@ -81,6 +84,16 @@ def oracle(messages: list[dict[str, str]]) -> str:
     return str(_odd(asked.splitlines()))
 
 
+def guesser(messages: list[dict[str, str]]) -> str:
+    """Answers every prompt of scorers in the right form, and at random: the same question always alike."""
+    asked = messages[-1]["content"]
+    random = Random(asked)
+    count = re.search(r"JSON array of (\d+) numbers", asked)
+    if count:
+        return json.dumps([random.randint(0, 10) for _ in range(int(count[1]))])
+    return random.choice("AB" if "\nA: " in asked else "12345")
+
+
 def _holds(label: str, line: str) -> bool:
     return any(word in text.lower().split() for word in _WORD.findall(label) for text in (_MARKED.findall(line) or [line]))
 
@@ -90,7 +103,5 @@ def _times(label: str, texts: str) -> int:
 
 
 def _odd(lines: list[str]) -> int:
-    """The line with the fewest of the words that four of the five share."""
-    words = [set(line.lower().split()[1:]) for line in lines]
-    shared = {word for word, count in Counter(word for line in words for word in line).items() if count == len(lines) - 1}
-    return 1 + min(range(len(lines)), key=lambda row: len(shared & words[row]))
+    """The line with the fewest words of law."""
+    return 1 + min(range(len(lines)), key=lambda row: len(_LAW & set(lines[row].lower().split())))

@@ -1,5 +1,7 @@
 """A world where it is known what every feature fires on: a corpus of made-up text, and a dictionary that reads the tokens themselves."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
@@ -181,6 +183,18 @@ class PlantedSubject:
 
     def activations(self, tokens, hooks):
         return {hook: torch.ones(*tokens.shape, 4) for hook in hooks}
+
+    @contextmanager
+    def begun(self, tokens, hook):
+        yield self.activations(tokens, [hook])[hook]
+
+    def losses(self, prefix, texts):
+        found = []
+        for ids in texts:
+            scores = self.logits(torch.tensor([[*prefix, *ids]])).log_softmax(-1)[0]
+            first = max(1, len(prefix))
+            found.append(-scores[first - 1 : -1].gather(-1, torch.tensor([[*prefix, *ids]])[0, first:, None])[:, 0])
+        return found
 
     def logits(self, tokens, edits=None, mask=None):
         said = torch.nn.functional.one_hot(tokens, len(STRINGS)).cumsum(1).clamp(max=1) * 3.0

@@ -18,6 +18,7 @@ from saelab.baselines.neurons import Neurons
 from saelab.baselines.random import Random
 from saelab.features.collect import Chunks, CollectConfig, Reader, collect_together, forget
 from saelab.features.geometry import neighbours
+from saelab.features.pool_vectors import copy_vectors
 from saelab.features.statistics import proportion
 from saelab.features.store import FeatureStore
 from saelab.features.write import Geometry, write_features
@@ -96,6 +97,7 @@ def measure_controls(lab: Lab, chunks: Chunks, config: ControlsConfig, folder: P
     for name, store in _control_stores(lab, chunks, made, folder).items():
         alive = np.flatnonzero(store.column("density") > 0)
         some = alive[np.unique(np.linspace(0, len(alive) - 1, min(config.features, len(alive))).round().astype(int))].tolist()
+        copy_vectors(lab.features, store)  # so that all are held against negatives of the same kinds
         label_features(store, Rules(), some)
         score_features(store, RuleDetection(), "rules", some)
         found[name] = coverage(store)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from saelab.dictionary import Codes, Dictionary
 from saelab.lab import rows_of
-from saelab.subject import Edits, Subject
+from saelab.passes import Edits
+from saelab.subject import Subject
 
 Apply = Callable[[Float[Tensor, "*batch width"]], tuple[Float[Tensor, "*batch d_out"], Codes]]
 """From training rows what is written for them, and the codes behind it."""

@@ -2,19 +2,21 @@
 
 - `random`: any.
 - `same_token`: the tokens on which the feature peaks are there, and yet it is silent.
-- `near_miss`: most words in common with the windows in which it fires (overlap of words weighted by their rarity; no embedding model).
+- `near_meaning`: nearest in meaning, by the pool's vectors, to the members in which it fires; where there are vectors.
+- `near_miss`: in its place elsewhere: most words in common with the windows in which it fires (overlap of words weighted by their rarity).
 - `neighbour`: a feature with a close decoder direction fires, this one does not.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from saelab.features.examples import SPLITS
 from saelab.features.pool import Pool
 
-KINDS = ("random", "same_token", "near_miss", "neighbour")
+KINDS = ("random", "same_token", "near_meaning", "near_miss", "neighbour")
+_QUOTAS = 4
 _PEAK_FORMS = 4
 _QUERY_WORDS = 64
 
@@ -77,10 +79,14 @@ class NegativeFinder:
         free[self._pool.fires(feature)] = False
         chosen: list[np.ndarray] = []
         kinds: list[str] = []
-        quota = count // len(KINDS)
-        for kind in ("same_token", "near_miss", "neighbour", "random"):
+        quota = count // _QUOTAS
+        near = self._meaning(feature, split)
+        for kind in ("same_token", "near_miss" if near is None else "near_meaning", "neighbour", "random"):
             wanted = count - len(kinds) if kind == "random" else quota
-            members = self._candidates(kind, feature, free, peaks, bags, wanted, random)
+            if near is not None and kind == "near_meaning":
+                members = self._nearest(near, free, wanted)
+            else:
+                members = self._candidates(kind, feature, free, peaks, bags, wanted, random)
             free[members] = False
             chosen.append(members)
             kinds += [kind] * len(members)
@@ -101,6 +107,17 @@ class NegativeFinder:
             pool = np.arange(len(free))
         pool = np.unique(pool[free[pool]])
         return pool[random.permutation(len(pool))[:wanted]]
+
+    def _meaning(self, feature: int, split: int) -> Float[np.ndarray, " d"] | None:
+        """Mean vector of the members of a split in which a feature fires; none without any, or without vectors."""
+        firing = self._pool.fires(feature)
+        firing = firing[self._allowed[split][firing]]
+        return None if self._pool.vectors is None or not len(firing) else self._pool.vectors[firing].mean(0)
+
+    def _nearest(self, near: Float[np.ndarray, " d"], free: Bool[np.ndarray, " pool"], wanted: int) -> Int[np.ndarray, " some"]:
+        assert self._pool.vectors is not None
+        members = np.flatnonzero(free)
+        return members[np.argsort(-(self._pool.vectors[members] @ near), kind="stable")[:wanted]]
 
     def _with(self, forms: Int[np.ndarray, " some"]) -> Int[np.ndarray, " n"]:
         begin = self._posting_begin

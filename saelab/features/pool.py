@@ -34,6 +34,9 @@ class Pool:
     peak: Float[np.ndarray, " active"] = field(default_factory=lambda: np.zeros(0, np.float32))
     """Its strongest activation there."""
 
+    vectors: Float[np.ndarray, "pool d"] | None = None
+    """What each segment means; none where they were not embedded."""
+
     def fires(self, feature: int) -> Int[np.ndarray, " some"]:
         """The members of the pool in which a feature fires."""
         # bounds of the array's own type: with another one numpy would copy the whole array at every look-up

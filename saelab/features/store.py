@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from sqlalchemy import and_, select
+from sqlalchemy import and_, delete, insert, select
 
 from saelab.errors import unknown
 from saelab.features import tables
@@ -175,6 +175,17 @@ class FeatureStore(LabelStore):
         """One of the arrays of the shared pool."""
         with self.engine.connect() as connection:
             return np.frombuffer(connection.execute(select(tables.arrays.c.data).where(tables.arrays.c.name == name)).scalar_one(), kind)
+
+    def array_names(self) -> set[str]:
+        """Names of these arrays."""
+        with self.engine.connect() as connection:
+            return set(connection.scalars(select(tables.arrays.c.name)))
+
+    def put_array(self, name: str, array: np.ndarray) -> None:
+        """Keeps one more of them, in place of one of the same name."""
+        with self.writing() as connection:
+            connection.execute(delete(tables.arrays).where(tables.arrays.c.name == name))
+            connection.execute(insert(tables.arrays).values(name=name, data=array.tobytes()))
 
     def all_neighbours(self) -> Int[np.ndarray, "d_sae k"]:
         """Features with the closest decoder directions, of every feature; without columns where they were not computed."""

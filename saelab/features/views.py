@@ -16,6 +16,7 @@ from saelab.features.duplicates import leaked
 from saelab.features.examples import SPLITS, KeptSegments
 from saelab.features.negatives import NegativeFinder, Negatives
 from saelab.features.pool import Pool
+from saelab.features.pool_vectors import pool_vectors
 from saelab.features.store import FeatureStore
 from saelab.features.vocabulary import Texts, Vocabulary
 
@@ -96,7 +97,7 @@ class ScoreView:
     negatives: Windows
     """Windows of score documents in which it is silent."""
     kinds: tuple[str, ...]
-    """How each negative was found: random, same_token, near_miss or neighbour."""
+    """How each negative was found: one of `KINDS` of `negatives`."""
     sample: Windows
     """Windows of score documents drawn whether it fires in them or not, the same for every feature; without activations."""
     fires: Bool[np.ndarray, " sample"]
@@ -131,7 +132,7 @@ class Views:
         self._segments = store.segments()
         self._clean = ~leaked(self._segments.tokens, self._segments.split, before=store.before)
         kinds = {"segments": np.int64, "seen": np.bool_, "feature": np.int32, "member": np.int32}
-        pool = Pool(**{name: store.array(f"pool.{name}", kind) for name, kind in kinds.items()})
+        pool = Pool(**{name: store.array(f"pool.{name}", kind) for name, kind in kinds.items()}, vectors=pool_vectors(store))
         self._rows_of_pool = np.searchsorted(self._segments.segment, pool.segments)
         self._rows_of_pool[~pool.seen] = 0
         usable = pool.seen & self._clean[self._rows_of_pool]

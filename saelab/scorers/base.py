@@ -121,6 +121,7 @@ class Scorer(ABC):
             "seed": self.seed,
             "made_by": _config(self),
             "n": len(view.positives) + len(view.negatives),
+            "negatives": tuple(sorted(set(view.kinds))),
         }
         return Score(scorer=SCORERS.name_of(type(self)), metric=metric, value=number, **{**common, **facts})
 

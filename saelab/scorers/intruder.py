@@ -60,9 +60,10 @@ class OddOneOut(Scorer):
         return (self.lifted("accuracy", values, view, **{**facts, "n": len(right)}),)
 
     def _groups(self, view: ScoreView) -> tuple[list[list[str]], list[int]]:
-        """Groups of texts, and the place of the odd one in each."""
+        """Groups of texts, and the place of the odd one in each. The odd ones are of all kinds of negatives alike."""
         random = np.random.default_rng((self.seed, view.feature))
         up, down = lines(view.positives), lines(view.negatives)
+        step = max(1, len(down) // self.groups)
         order = np.argsort(view.positives.strength, kind="stable")
         groups: list[list[str]] = []
         odd: list[int] = []
@@ -70,7 +71,7 @@ class OddOneOut(Scorer):
             begin = int(random.integers(0, len(order) - (_SIZE - 1) + 1))
             group = [up[i] for i in order[begin : begin + _SIZE - 1]]
             place = int(random.integers(_SIZE))
-            group.insert(place, down[number % len(down)])
+            group.insert(place, down[number * step % len(down)])
             groups.append(group)
             odd.append(place)
         return groups, odd

@@ -61,4 +61,4 @@ class Judge(Asking):
         drawn = self.document_draws(np.arange(len(right)), view.feature)
         shares = drawn @ right / drawn.sum(1)
         values = np.stack([shares, np.full(len(shares), 0.5)], axis=1)
-        return (self.lifted("preferred", values, view, **{**self.facts(PROMPT, answers), "n": len(answers)}),)
+        return (self.lifted("preferred", values, view, **{**self.facts(PROMPT, answers), "n": len(answers), "negatives": ()}),)

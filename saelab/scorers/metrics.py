@@ -75,4 +75,4 @@ def correlations(
     sum_p, squares_p, products = ((part.sum(-1) @ weights.T).T for part in (p, p * p, p * a))
     cross = products - sum_p * (sum_a / n)[:, None]
     spread = (squares_p - sum_p**2 / n[:, None]) * (squares_a - sum_a**2 / n)[:, None]
-    return np.where(spread > 1e-12, cross / np.sqrt(np.maximum(spread, 1e-12)), 0.0)
+    return np.where(spread > 1e-12, cross / np.sqrt(np.maximum(spread, 1e-12)), 0.0).clip(-1, 1)  # rounding passes 1

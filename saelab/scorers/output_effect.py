@@ -1,17 +1,19 @@
 """Output effect: does the feature, made stronger, raise the tokens that its label says it promotes?
 
 The feature's direction is added on held-out text with the strength at which the predictions move by a given KL divergence, found by steps
-that take KL to grow with the square of the strength. So are random directions: at matched KL none does more than another (effects at a
+that take KL to grow with a power of the strength. So are random directions: at matched KL none does more than another (effects at a
 given KL as in Gur-Arieh et al. 2025, arXiv 2501.08319). The score is the AUROC of the promised tokens among all tokens by their mean gain
 of log-probability. The null is the same for the random directions.
 """
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.errors import Unscored
@@ -58,8 +60,7 @@ class OutputEffect(Scorer):
         generator = torch.Generator().manual_seed(self.seed)
         directions = [own, *torch.nn.functional.normalize(torch.randn(self.random, len(own), generator=generator), dim=1)]
         tokens, documents = _contexts(thinned(view, max(1, self.windows // 2), self.seed), lab)
-        effects = [_at_kl(lab, tokens, direction, self.kl) for direction in directions]
-        gains = np.stack([gain for gain, _ in effects])  # direction window vocab
+        gains, strength = _at_kl(lab, tokens, directions, self.kl)
         drawn = self.document_draws(documents, view.feature)
         areas = np.stack([_areas(drawn, gain, promised) for gain in gains], axis=1)
         raised = np.argsort(-gains[0].mean(0), kind="stable")[:_TOP]
@@ -68,7 +69,7 @@ class OutputEffect(Scorer):
         return (
             self.lifted("auroc", areas, view, **facts),
             self.made("promised_in_top", share, view, **facts),
-            self.made("strength", effects[0][1], view, **facts),
+            self.made("strength", strength, view, **facts),
         )
 
 
@@ -77,7 +78,7 @@ def _promised(label: Label | None, lab: Lab) -> list[int]:
     clause = label.output_clause if label is not None else ""
     known = {text: number for number, text in reversed(list(enumerate(lab.subject.vocabulary)))}
     named = [text.replace("⏎", "\n").replace("⇥", "\t") for text in _TOKEN.findall(clause)]
-    found = [known[text] for text in named if text in known]
+    found = [known[text] for text in dict.fromkeys(named) if text in known]
     if not found:
         raise Unscored("the label names no token that the feature promotes")
     return found
@@ -96,36 +97,62 @@ def _contexts(view: ScoreView, lab: Lab) -> tuple[Tensor, np.ndarray]:
 
 
 @torch.inference_mode()
-def _at_kl(lab: Lab, tokens: Tensor, direction: Float[Tensor, " d"], kl: float) -> tuple[Float[np.ndarray, "window vocab"], float]:
-    """Mean gain of log-probability of every token in each window at the strength that reaches the KL, and that strength."""
+def _at_kl(
+    lab: Lab, tokens: Int[Tensor, "window pos"], directions: Sequence[Float[Tensor, " d"]], kl: float
+) -> tuple[list[Float[np.ndarray, "window vocab"]], float]:
+    """What each direction, at the strength that reaches the KL, adds to the log-probability of every token, mean over each window; and
+    the strength of the first.
+    """
     subject, (hook,) = lab.subject, lab.origin.written_hooks
     mask = torch.ones_like(tokens, dtype=torch.bool)
     mask[:, 0] = False
-    plain = subject.logits(tokens)[:, 1:].float().log_softmax(-1)
+    with subject.begun(tokens, hook) as x:
+        plain = subject.logits(tokens)[:, 1:].float().log_softmax(-1)
 
-    def steered(strength: float) -> Tensor:
-        def edit(x: Tensor, where: Tensor) -> Tensor:
-            return x + strength * where[..., None].to(x.dtype) * direction.to(x)
+        def change(direction: Tensor, strength: float) -> tuple[Float[Tensor, "window pos vocab"], float]:
+            """The log-probabilities' change, and the KL divergence."""
 
-        return subject.logits(tokens, {hook: edit}, mask)[:, 1:].float().log_softmax(-1)
+            def edit(x: Tensor, where: Tensor) -> Tensor:
+                return x + strength * where[..., None].to(x.dtype) * direction.to(x)
 
-    strength, gain = 0.1 * float(subject.activations(tokens, [hook])[hook].float().norm(dim=-1).mean()), torch.zeros(0)
-    for _ in range(_STEPS):
-        after = steered(strength)
-        gain, reached = (after - plain).mean(1), max(1e-9, float((after.exp() * (after - plain)).sum(-1).mean()))
+            after = subject.logits(tokens, {hook: edit}, mask)[:, 1:].float().log_softmax(-1)
+            gain = after - plain
+            return gain, max(1e-9, float(after.exp_().flatten() @ gain.flatten()) / gain[..., 0].numel())
+
+        strength, strengths, gains = 0.1 * float(x.float().norm(dim=-1).mean()), list[float](), list[np.ndarray]()
+        for direction in directions:  # each begins where the last one ended: they lie near each other
+            strength, gain = _reached(partial(change, direction), strength, kl)
+            strengths.append(strength)
+            gains.append(gain.mean(1).cpu().numpy())
+    return gains, strengths[0]
+
+
+def _reached(change: Callable[[float], tuple[Tensor, float]], strength: float, kl: float) -> tuple[float, Tensor]:
+    """The strength that reaches a KL, and the change there. The first step takes KL to grow with the square of the strength, the others
+    with the power that the last two have shown.
+    """
+    power, gain, reached = 2.0, *change(strength)
+    for _ in range(_STEPS - 1):
         if abs(reached / kl - 1) < _CLOSE:
             break
-        strength *= min(8.0, max(0.125, (kl / reached) ** 0.5))
-    return gain.cpu().numpy(), strength
+        before, factor = reached, min(8.0, max(0.125, (kl / reached) ** (1 / power)))
+        strength *= factor
+        gain, reached = change(strength)
+        power = min(4.0, max(0.5, math.log(reached / before) / math.log(factor)))
+    return strength, gain
 
 
 def _areas(drawn: Float[np.ndarray, "draw window"], gain: Float[np.ndarray, "window vocab"], promised: list[int]) -> np.ndarray:
     """AUROC of some tokens among all by their mean gain, for each draw of windows."""
-    rest = np.setdiff1d(np.arange(gain.shape[1]), promised)
+    gain, rest = gain.astype(np.float64), gain.shape[1] - len(promised)
     found = np.empty(len(drawn))
     for row, weights in enumerate(drawn):
-        mean = weights @ gain / weights.sum()
-        others = np.sort(mean[rest])
-        places = (np.searchsorted(others, mean[promised], "left") + np.searchsorted(others, mean[promised], "right")) / 2
-        found[row] = places.mean() / len(rest)
+        mean = weights @ gain
+        own = mean[promised]
+        found[row] = (_below(mean, own) - _below(own, own)).mean() / rest
     return found
+
+
+def _below(values: Float[np.ndarray, " n"], some: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+    """How many of the values are below each of some, those equal to it by half."""
+    return np.array([np.count_nonzero(values < one) + np.count_nonzero(values == one) / 2 for one in some])

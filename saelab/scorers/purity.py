@@ -42,6 +42,6 @@ class Purity(Scorer):
             precision = rate * recall / (rate * recall + (1 - rate) * alarms)
         n = len(view.positives)
         return (
-            self.lifted("rule_given_fires", recall, view, n=n),
-            self.lifted("precision_at_base", np.nan_to_num(precision), view, n=n + int(silent[0].sum())),
+            self.lifted("rule_given_fires", recall, view, n=n, negatives=()),
+            self.lifted("precision_at_base", np.nan_to_num(precision), view, n=n + int(silent[0].sum()), negatives=()),
         )

@@ -74,7 +74,7 @@ class Ranked(Scorer):
         ranking = self.rank(label, view, nulls if len(nulls) >= self.min_nulls else [], bench)
         sides, split = self.sides(view), ranking.up.shape[1]
         won, drawn, weighed = self._won(ranking, view)
-        facts = {"n": split + len(sides.down), **ranking.facts}
+        facts = {"n": split + len(sides.down), "negatives": tuple(sorted(set(sides.kinds))), **ranking.facts}
         headline = self.lifted("auroc", auroc(won, drawn[:, :split], weighed), view, **facts)
         strong = drawn[:, :split] * (sides.strength >= np.quantile(sides.strength, 0.9))
         top = self.drawn("auroc:top", auroc(won[:1], strong, weighed)[:, 0], view, **facts)
@@ -82,7 +82,7 @@ class Ranked(Scorer):
         for kind in sorted(set(sides.kinds)):
             own = np.array(sides.kinds) == kind
             areas = auroc(won[:1][:, :, own], drawn[:, :split], drawn[:, split:][:, own])[:, 0]
-            by_kind.append(self.drawn(f"auroc:{kind}", areas, view, **{**facts, "n": split + int(own.sum())}))
+            by_kind.append(self.drawn(f"auroc:{kind}", areas, view, **{**facts, "n": split + int(own.sum()), "negatives": (kind,)}))
         return (headline, *self.more(ranking, view), top, *by_kind)
 
     def areas(self, ranking: Ranking, view: ScoreView) -> Float[np.ndarray, "draw label"]:

@@ -41,6 +41,6 @@ class Sensitivity(Scorer):
         recalled = ratios(self.document_draws(view.positives.document, view.feature), covered[None], mass.sum(1)[None])
         n = int(said[0].sum())
         return (
-            self.lifted("fires_given_rule", found, view, n=n, insufficient=n < self.enough),
-            self.drawn("mass_recalled", recalled[:, 0], view, n=len(view.positives)),
+            self.lifted("fires_given_rule", found, view, n=n, insufficient=n < self.enough, negatives=()),
+            self.drawn("mass_recalled", recalled[:, 0], view, n=len(view.positives), negatives=()),
         )

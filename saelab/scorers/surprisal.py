@@ -8,7 +8,6 @@ it need not follow instructions. The null is the same with each other label in t
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from saelab.errors import Unscored
@@ -22,7 +21,6 @@ from saelab.scorers.ranking import Ranked, Ranking
 from saelab.values import value
 
 PROMPT = "The following text is an example of: {label}\n\n"
-_BATCH = 8
 
 
 @SCORERS.register("surprisal")
@@ -48,9 +46,8 @@ class Surprisal(Ranked):
         others = [other for other in nulls if other.input_clause]
         if len(others) < self.min_nulls:
             raise Unscored(f"there are {len(others)} labels of other features to hold it against, at least {self.min_nulls} are needed")
-        losses = np.array(
-            [[*_losses(bench.lab, item, view.positives), *_losses(bench.lab, item, view.negatives)] for item in (label, *others)]
-        )
+        windows = (view.positives, view.negatives)
+        losses = np.array([_losses(bench.lab, item, windows) for item in (label, *others)])
         count = len(losses)
         spared = (losses.sum(0) - losses) / (count - 1) - losses
         split = len(view.positives)
@@ -58,20 +55,11 @@ class Surprisal(Ranked):
         return Ranking(up=spared[:, :split], down=spared[:, split:], facts=facts)
 
 
-@torch.inference_mode()
-def _losses(lab: Lab, label: Label, windows: Windows) -> Float[np.ndarray, " window"]:
-    """Mean loss on each window's tokens after the label, nats a token."""
+def _losses(lab: Lab, label: Label, windows: Sequence[Windows]) -> Float[np.ndarray, " window"]:
+    """Mean loss on each window's tokens after the label, nats a token. The label is read once for all windows."""
     subject, policy = lab.subject, lab.policy
     begin = [policy.bos_id] if policy.prepend_bos and policy.bos_id is not None else []
     prefix = [*begin, *subject.encode(PROMPT.format(label=label.input_clause))]
-    found: list[float] = []
-    for rows in np.array_split(np.arange(len(windows)), -(-len(windows) // _BATCH)):
-        texts = [ids[ids >= 0].tolist() for ids in windows.texts.ids[rows]]
-        longest = max(map(len, texts))
-        kept = prefix[: max(1, subject.max_context - longest)]
-        tokens = torch.tensor([[*kept, *ids, *[0] * (longest - len(ids))] for ids in texts])
-        first = max(1, len(kept))  # nothing foretells a text's first token where no label stands before it
-        scores = subject.logits(tokens)[:, first - 1 : -1].float().log_softmax(-1).cpu()
-        picked = scores.gather(-1, tokens[:, first:, None])[..., 0]
-        found += [-float(picked[row, : len(kept) + len(ids) - first].mean()) for row, ids in enumerate(texts)]
-    return np.array(found)
+    texts = [ids[ids >= 0].tolist() for part in windows for ids in part.texts.ids]
+    kept = prefix[: max(1, subject.max_context - max(map(len, texts)))]
+    return np.array([float(losses.mean()) for losses in subject.losses(kept, texts)])

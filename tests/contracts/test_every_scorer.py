@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import planted
 import pytest
-from endpoint import oracle, serving
+from endpoint import guesser, oracle, serving
 
 from saelab.embeddings import Hashed
 from saelab.errors import Unscored
@@ -93,8 +93,6 @@ def test_a_score_says_all_that_is_needed_to_judge_it(name, scorer, views, bench)
 def test_the_right_label_beats_luck_and_a_wrong_one_does_not(name, scorer, views, bench):
     right = head(scorer, RIGHT, views.score(planted.COURT if scorer.of_label else planted.TOPIC), bench)
     assert right.metric == scorer.metric
-    if name == "intruder_chat":
-        pytest.skip("the oracle behind the endpoint knows no topics")
     if name == "label_gap":
         assert abs(right.value) < 0.2
         return
@@ -244,7 +242,32 @@ def test_few_windows_are_flagged(tmp_path):
     store.close()
 
 
-@pytest.mark.parametrize("name", ["detection", "fuzzing", "simulation", "judge", "intruder_chat"])
+CHATS = {"detection": 0.5, "fuzzing": 0.5, "simulation": 0.0, "judge": 0.5, "intruder_chat": 0.2}
+"""Scorers over an endpoint, and what each gives to one who guesses."""
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_an_oracle_behind_the_endpoint_is_right(name, views, bench, url):
+    """Save where a silent window shows the word in its left context, or one about law shows none of its words."""
+    feature = planted.TOPIC if name == "intruder_chat" else planted.COURT
+    score = head(SCORERS[name](url=url, parallel=1), RIGHT, views.score(feature), bench)
+    assert score.value > {"detection": 0.75, "intruder_chat": 0.85}.get(name, 0.95)
+    assert score.failures == 0
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_one_who_guesses_scores_at_chance(name, views, bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    more = {"intruder_chat": {"groups": 30}, "judge": {"nulls": 8}, "simulation": {"windows": 3}}.get(name, {})
+    with serving(guesser) as endpoint:
+        scorer = SCORERS[name](url=endpoint.url, parallel=1, **more)
+        scores = [head(scorer, RIGHT, views.score(index), bench) for index in (planted.COURT, planted.YEARS, 20, 25)]
+    assert all(score.failures == 0 for score in scores)
+    assert np.mean([score.value for score in scores]) == pytest.approx(CHATS[name], abs=0.1)
+    assert any(score.lift_low <= 0 for score in scores)
+
+
+@pytest.mark.parametrize("name", CHATS)
 def test_answers_that_cannot_be_read_count_as_wrong(name, views, bench, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with serving(lambda messages: json.dumps({"no": "array"})) as endpoint:

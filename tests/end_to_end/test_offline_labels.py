@@ -49,6 +49,7 @@ def test_the_subject_explains_its_own_features_over_the_service(saelab, runs, ur
     assert store.labellers() == ["rules"]
     done = saelab(*label)
     assert done.code == 0, done.err
+    assert "answers, 0 more from the file" in done.err
     labels = store.labels("explain")
     assert sorted(labels) == sorted(alive)
     assert all(item.found and item.model == "toy" and len(item.prompt) == 16 for item in labels.values())

@@ -19,6 +19,7 @@ const score = (metric: string, lift: number | null): Score => ({
   failures: 0,
   model: "",
   prompt: "",
+  negatives: [],
   made_by: "",
 });
 

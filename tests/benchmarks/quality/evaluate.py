@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from saelab.estimates import ratio
-from saelab.subject import Edits, Subject
+from saelab.passes import Edits
+from saelab.subject import Subject
 
 Reconstruct = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Standard rows to their reconstruction and to which features were active, `[row d_sae]`."""

@@ -1377,6 +1377,13 @@ export interface components {
              */
             prompt: string;
             /**
+             * Negatives
+             * @description Kinds of the silent windows that it was held against: `random`, `same_token`, `neighbour`, and `near_meaning` (nearest by MiniLM) or,
+             *     without it, `near_miss` (most words in common); empty where there were none.
+             * @default []
+             */
+            negatives: string[];
+            /**
              * Made By
              * @description The scorer's own configuration, as JSON.
              * @default
