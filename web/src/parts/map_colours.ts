@@ -13,25 +13,27 @@ export interface Colouring {
   legend: { name: string; colour: string }[];
 }
 
-const NONE = "var(--line)";
+const NONE = "color-mix(in oklab, var(--muted) 45%, var(--panel))";
 /** Okabe and Ito's, as in the figures (saelab/figures.py), and two more. */
 const KINDS = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7a5cc7"];
 
-const shade = (step: number) => `color-mix(in oklab, var(--second) ${Math.round((100 * (step - 1)) / (STEPS - 1))}%, var(--cool))`;
+const shade = (step: number) => `color-mix(in oklch, var(--second) ${Math.round((100 * (step - 1)) / (STEPS - 1))}%, var(--cool))`;
 
-/** The colours of the points: density on a logarithmic scale, score as it is, or a colour for each tag. */
+/** The colours of the points: a shade by the rank of their number, or a colour for each tag. */
 export function colouring({ density, score, tag, tags }: FeatureMap, by: Colour): Colouring {
   if (by === "tag") return byTag(tag, tags);
-  const values = by === "score" ? score : density.map((share) => (share > 0 ? Math.log10(share) : null));
-  const { of, low, high } = shades(values);
-  const show = (value: number) => (by === "score" ? format.score(value) : format.percent(10 ** value));
+  const { of, marks } = shades(by === "score" ? score : density.map((share) => (share > 0 ? share : null)));
+  const names = ["lowest", "median", "highest"];
+  const show = by === "score" ? format.score : format.percent;
   const missing = of.includes(0) ? [{ name: by === "score" ? "no score" : "never fires", colour: NONE }] : [];
   const steps = Array.from({ length: STEPS }, (_, place) => shade(place + 1));
-  const ends = of.some((number) => number > 0) ? [low, (low + high) / 2, high] : [];
   return {
     classes: classes(of, STEPS + 1),
     colours: [NONE, ...steps],
-    legend: [...ends.map((value, place) => ({ name: show(value), colour: shade(1 + (place * (STEPS - 1)) / 2) })), ...missing],
+    legend: [
+      ...marks.map((value, place) => ({ name: `${names[place]} ${show(value)}`, colour: shade(1 + (place * (STEPS - 1)) / 2) })),
+      ...missing,
+    ],
   };
 }
 

@@ -10,28 +10,33 @@ export interface View {
 /** Pixels kept free around all points. */
 const MARGIN = 12;
 
-/** The view in which all points are seen, both axes alike. */
+/** Share of the points that may lie outside of the first view, at either end of an axis: a few far ones must not crowd all others. */
+const OUTSIDE = 0.005;
+
+/** The view in which almost all points are seen, both axes alike. */
 export function fit(x: readonly number[], y: readonly number[], width: number, height: number): View {
-  const [west, east] = ends(x);
-  const [south, north] = ends(y);
+  const [west, east] = middle(x);
+  const [south, north] = middle(y);
   const scale = Math.min((width - 2 * MARGIN) / (east - west || 1), (height - 2 * MARGIN) / (north - south || 1));
   return { scale, left: width / 2 - ((west + east) / 2) * scale, top: height / 2 + ((south + north) / 2) * scale };
 }
 
-/** Not `Math.min(...values)`: so many arguments overflow the stack. */
-function ends(values: readonly number[]): [number, number] {
-  let low = Infinity;
-  let high = -Infinity;
-  for (const value of values) {
-    if (value < low) low = value;
-    if (value > high) high = value;
-  }
-  return [low, high];
+function middle(values: readonly number[]): [number, number] {
+  const sorted = Float64Array.from(values).sort();
+  const cut = Math.floor(OUTSIDE * sorted.length);
+  return [sorted[cut] ?? 0, sorted[sorted.length - 1 - cut] ?? 0];
 }
 
 /** The view nearer by `factor`, with what is at a pixel staying there. */
 export function zoom({ scale, left, top }: View, factor: number, px: number, py: number): View {
   return { scale: scale * factor, left: px - (px - left) * factor, top: py - (py - top) * factor };
+}
+
+/** The view moved so that a place is in the middle, where it was not seen; else as it is. */
+export function reveal(view: View, x: number, y: number, width: number, height: number): View {
+  const [px, py] = [view.left + x * view.scale, view.top - y * view.scale];
+  if (px >= 0 && px <= width && py >= 0 && py <= height) return view;
+  return { scale: view.scale, left: view.left + width / 2 - px, top: view.top + height / 2 - py };
 }
 
 /** The point that is drawn closest to a pixel, within `reach` pixels; null where there is none. */
@@ -85,12 +90,14 @@ export function classes(of: readonly number[], count: number): Classes {
   return { order, begin };
 }
 
-/** Steps of a shade from the smallest to the largest number. */
+/** Shades from the smallest to the largest number, each for as many points. */
 export const STEPS = 12;
 
-/** Class 0 for points without a number, 1 to `STEPS` for the others from the smallest to the largest; and the two ends. */
-export function shades(values: readonly (number | null)[]): { of: number[]; low: number; high: number } {
-  const [low, high] = ends(values.filter((value) => value !== null));
-  const step = (value: number) => 1 + Math.min(STEPS - 1, Math.floor((STEPS * (value - low)) / (high - low || 1)));
-  return { of: values.map((value) => (value === null ? 0 : step(value))), low, high };
+/** Class 0 for points without a number, 1 to `STEPS` for the others by rank; and the smallest, the middle and the largest number. */
+export function shades(values: readonly (number | null)[]): { of: number[]; marks: number[] } {
+  const sorted = Float64Array.from(values.filter((value) => value !== null)).sort();
+  const at = (share: number) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? 0;
+  const begins = Array.from({ length: STEPS }, (_, step) => at(step / STEPS));
+  const step = (value: number) => Math.max(1, begins.filter((begin) => begin <= value).length);
+  return { of: values.map((value) => (value === null ? 0 : step(value))), marks: sorted.length > 0 ? [at(0), at(0.5), at(1)] : [] };
 }

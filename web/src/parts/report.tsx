@@ -77,7 +77,7 @@ function Measures({ measures }: { measures: readonly Measure[] }) {
         <tbody>
           {measures.map((measure) => (
             <tr key={measure.name}>
-              <th scope="row">{measure.name.replaceAll("_", " ")}</th>
+              <th scope="row">{measure.name}</th>
               <td class="drawing">
                 <IntervalPlot
                   value={measure.estimate.value}
@@ -113,9 +113,11 @@ function Details({ place, name }: { place: Place; name: string }) {
   if (!data) return <Loading what="the report" />;
   return (
     <>
-      {data.charts.map((chart, number) => (
-        <Figure key={chart.title} place={place} path={`reports/${encodeURIComponent(name)}/charts/${number}`} />
-      ))}
+      <div class="figures">
+        {data.charts.map((chart, number) => (
+          <Figure key={chart.title} place={place} path={`reports/${encodeURIComponent(name)}/charts/${number}`} />
+        ))}
+      </div>
       {data.tables.map((table) => (
         <Table key={table.title} table={table} />
       ))}

@@ -6,7 +6,7 @@
  */
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import { beside, type Classes, fit, nearest, type View, zoom } from "./plane";
+import { beside, type Classes, fit, nearest, reveal, type View, zoom } from "./plane";
 
 interface Props {
   x: readonly number[];
@@ -35,6 +35,12 @@ export function Scatter(props: Props) {
   now.current = props;
 
   const whole = () => fit(now.current.x, now.current.y, canvas.current!.clientWidth, canvas.current!.clientHeight);
+  /** The view, moved where the chosen point would not be seen. */
+  const shown = (from: View) => {
+    const { clientWidth, clientHeight } = canvas.current!;
+    const index = now.current.chosen;
+    return index === null ? from : reveal(from, now.current.x[index]!, now.current.y[index]!, clientWidth, clientHeight);
+  };
   const paint = () => {
     if (canvas.current) draw(canvas.current, now.current, (view.value ??= whole()));
   };
@@ -55,7 +61,10 @@ export function Scatter(props: Props) {
       event.preventDefault(); // the page must not scroll, which only a listener that is not passive can prevent
       zoomed(Math.exp(-event.deltaY / 400), event.offsetX, event.offsetY);
     };
-    const size = new ResizeObserver(() => ((view.value = whole()), paint()));
+    const size = new ResizeObserver(() => {
+      view.value = shown(whole());
+      paint();
+    });
     size.observe(element);
     dark.addEventListener("change", paint);
     element.addEventListener("wheel", onWheel, { passive: false });
@@ -65,6 +74,8 @@ export function Scatter(props: Props) {
       element.removeEventListener("wheel", onWheel);
     };
   }, []);
+
+  useEffect(() => void (view.value = shown(view.value ?? whole())), [chosen]);
 
   const at = (event: PointerEvent | MouseEvent) => nearest(x, y, view.value ?? whole(), event.offsetX, event.offsetY, REACH);
   const onMove = (event: PointerEvent) => {
@@ -119,7 +130,7 @@ export function Scatter(props: Props) {
         <button type="button" aria-label="Farther" title="Farther (-)" onClick={() => zoomed(1 / 1.5)}>
           −
         </button>
-        <button type="button" aria-label="All" title="All (0)" onClick={() => (view.value = whole())}>
+        <button type="button" aria-label="As at first" title="As at first (0)" onClick={() => (view.value = whole())}>
           ⤢
         </button>
       </div>
@@ -137,7 +148,7 @@ function draw(canvas: HTMLCanvasElement, { x, y, classes: { order, begin }, colo
   context.scale(ratio, ratio);
   const style = getComputedStyle(canvas);
   const colour = (css: string) => css.replaceAll(/var\((--[\w-]+)\)/g, (_, name: string) => style.getPropertyValue(name).trim());
-  const size = Math.min(8, Math.max(1.6, (2.4 * scale) / Math.sqrt(order.length)));
+  const size = Math.min(5, Math.max(1.5, Math.sqrt((width * height) / order.length) / 4));
   for (let number = 0; number + 1 < begin.length; number++) {
     context.fillStyle = colour(colours[number]!);
     for (let place = begin[number]!; place < begin[number + 1]!; place++) {
