@@ -55,7 +55,7 @@ def _example(postings: Postings, found: Firings, row: int, strings: Sequence[str
         domain=document.domain,
         split=document.split,
         position=int(corpus.window_start[window]) + begin - corpus.policy.prepend_bos,
-        tokens=tuple(strings[token] for token in tokens[shown].tolist()),
+        tokens=tuple(strings[int(token)] for token in tokens[shown]),
         values=tuple(values[shown].tolist()),
         peak=position - begin,
     )
