@@ -12,7 +12,7 @@ NPM := $(BIN)/python web/npm.py
 NODE_MODULES := web/node_modules/installed
 DASHBOARD := server/saelab_server/web/index.html
 PEERS := .interop
-WEB_SOURCES := $(shell find web/src web/public -type f 2>/dev/null) $(wildcard web/*.html web/*.json web/*.ts)
+WEB_SOURCES := $(shell find web/src web/public -type f 2>/dev/null) $(wildcard web/*.html web/*.json web/*.ts) docs/evaluation.md
 
 RUN ?= runs/demo
 PORT ?= 8000

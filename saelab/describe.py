@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import TypeVar
 
-from saelab.errors import Corrupt, Invalid
+from saelab.errors import Corrupt, Invalid, NotFound, unknown
 from saelab.records import LogRow, Quality, RunSummary, Source
+from saelab.reports import Report, ReportSummary
 from saelab.run import RUN_STAGES, SOURCE_STAGES, Manifest, Run, Stages, read_saved
 from saelab.values import from_json
 
 T = TypeVar("T")
+_REPORTS = "reports"
 
 
 def describe_run(run: Run) -> RunSummary:
@@ -60,6 +62,38 @@ def read_log(folder: Path, after: int = -1) -> list[LogRow]:
         except Invalid as error:
             raise Corrupt(str(error)) from None
     return [row for row in rows if row.step > after]
+
+
+def report_file(folder: Stages, name: str) -> Path:
+    """Where the report of an analysis of a dictionary lies."""
+    return folder.path / _REPORTS / f"{name}.json"
+
+
+def read_reports(folder: Stages) -> tuple[Report, ...]:
+    """The reports on a dictionary, by name. Raises `Corrupt` for a file that is none."""
+    return tuple(read_saved(Report, file) for file in sorted((folder.path / _REPORTS).glob("*.json")))
+
+
+def read_report(folder: Stages, name: str) -> Report:
+    """One report on a dictionary. Raises `NotFound` with what there is, `Corrupt` for a file that is none."""
+    known = [file.stem for file in (folder.path / _REPORTS).glob("*.json")]
+    if name not in known:
+        raise NotFound(f"{unknown('report', name, known)} `saelab analyse` makes reports.")
+    return read_saved(Report, report_file(folder, name))
+
+
+def describe_report(report: Report, folder: Stages) -> ReportSummary:
+    """The report in short, and whether it is of the dictionary as it is now."""
+    train = folder.manifest("train")
+    return ReportSummary(
+        analysis=report.analysis,
+        question=report.question,
+        experimental=report.experimental,
+        measures=report.measures,
+        notes=report.notes,
+        current=train is not None and train.finished == report.trained,
+        seconds=report.seconds,
+    )
 
 
 def _stages(folder: Stages, names: tuple[str, ...]) -> tuple[str, ...]:

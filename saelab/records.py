@@ -262,9 +262,43 @@ class FeatureMap:
     """Where the features of a dictionary lie on a plane: those with close decoder directions lie close."""
 
     x: tuple[float, ...]
-    """Place of each feature from left to right; empty where no map was made."""
+    """Place of each feature from left to right; empty where no map was made, and so are the others."""
     y: tuple[float, ...]
     """Place of each feature from bottom to top."""
+    density: tuple[float, ...]
+    """Share of tokens on which each feature fires."""
+    score: tuple[float | None, ...]
+    """Held-out score of each feature's label; none where it has no score."""
+    tag: tuple[int, ...]
+    """The first tag of each feature as its place in `tags`; -1 for none."""
+    tags: tuple[str, ...]
+    """The tags that occur."""
+
+
+@value
+class FiringDocument:
+    """A document in which a feature fires."""
+
+    key: str
+    """Name of the document, unique in the corpus."""
+    count: int
+    """Tokens on which it fires."""
+    example: Example
+    """Where it fires most strongly, with some text around."""
+
+
+@value
+class FiringDocuments:
+    """A page of the documents that fire a feature, the strongest activation first."""
+
+    items: tuple[FiringDocument, ...]
+    """The documents."""
+    total: int
+    """How many documents fire the feature, of those that were kept."""
+    kept: int
+    """Documents whose activations were kept."""
+    next_cursor: str | None
+    """Give this as `cursor` to get the next page; none at the end."""
 
 
 @value

@@ -96,3 +96,23 @@ class Report:
     """When the dictionary's training finished: a report of an earlier one is out of date."""
     seconds: float = 0.0
     """How long it took."""
+
+
+@value
+class ReportSummary:
+    """A report without its tables and charts."""
+
+    analysis: str
+    """Registered name of the analysis."""
+    question: str
+    """What was asked."""
+    experimental: bool
+    """True where the measure is known to be unreliable."""
+    measures: tuple[Measure, ...]
+    """The headline numbers."""
+    notes: tuple[str, ...]
+    """What was left out and why, and what the reader must know."""
+    current: bool
+    """False where the dictionary was trained anew since: the report is of the one before."""
+    seconds: float
+    """How long it took."""

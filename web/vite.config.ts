@@ -8,6 +8,6 @@ export default defineConfig({
     modulePreload: { polyfill: false },
     chunkSizeWarningLimit: 1300, // plotly, loaded only where a figure is shown
   },
-  server: { proxy: { "/api": "http://127.0.0.1:8000" } },
+  server: { proxy: { "/api": "http://127.0.0.1:8000" }, fs: { allow: [".."] } }, // the manual lies beside this folder
   test: { include: ["tests/**/*.test.ts"] },
 });

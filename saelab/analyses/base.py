@@ -3,12 +3,12 @@
 import time
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from pathlib import Path
 
+from saelab.describe import report_file
 from saelab.lab import Lab
 from saelab.registry import Registry
 from saelab.reports import Report
-from saelab.run import Stages, read_saved, write_atomically
+from saelab.run import write_atomically
 from saelab.values import to_dict, to_json, value
 
 
@@ -45,13 +45,3 @@ def analyse(lab: Lab, analysis: Analysis) -> Report:
     report = replace(report, seconds=round(time.monotonic() - began, 3))
     write_atomically(report_file(lab.folder, name), to_json(report))
     return report
-
-
-def report_file(folder: Stages, name: str) -> Path:
-    """Where the report of an analysis lies."""
-    return folder.path / "reports" / f"{name}.json"
-
-
-def read_reports(folder: Stages) -> tuple[Report, ...]:
-    """The reports on a dictionary, by name. Raises `Corrupt` for a file that is none."""
-    return tuple(read_saved(Report, file) for file in sorted((folder.path / "reports").glob("*.json")))

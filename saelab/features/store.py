@@ -135,9 +135,23 @@ class FeatureStore(LabelStore):
 
     def map(self) -> FeatureMap:
         """Where every feature lies on the map of decoder directions; without places where it was not made."""
-        x, y = self.column("x"), self.column("y")
-        made = len(x) > 0 and not np.isnan(x).any()
-        return FeatureMap(x=tuple(x.round(4).tolist()) if made else (), y=tuple(y.round(4).tolist()) if made else ())
+        column, place = tables.features.c, tables.details.c
+        query = select(place.x, place.y, column.density, column.score, column.tags).join(tables.details, place.feature == column.index)
+        with self.engine.connect() as connection:
+            rows = connection.execute(query.order_by(column.index)).all()
+        if any(row[0] is None for row in rows):
+            return FeatureMap(x=(), y=(), density=(), score=(), tag=(), tags=())
+        x, y, density, score, tags = zip(*rows, strict=True)
+        first = {written: next(iter(json.loads(written)), "") for written in set(tags)}
+        names = sorted({name for name in first.values() if name})
+        return FeatureMap(
+            x=tuple(round(place, 4) for place in x),
+            y=tuple(round(place, 4) for place in y),
+            density=tuple(float(f"{share:.3g}") for share in density),
+            score=tuple(None if number is None else round(number, 4) for number in score),
+            tag=tuple(names.index(first[written]) if first[written] else -1 for written in tags),
+            tags=tuple(names),
+        )
 
     def examples(self, index: int) -> dict[str, KeptSegments]:
         """The segments kept for one feature by kind: top, bottom, explain, select, score. A kind without any is absent."""

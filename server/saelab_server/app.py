@@ -11,13 +11,13 @@ from starlette.middleware.gzip import GZipMiddleware
 from saelab_server.dashboard import add_dashboard
 from saelab_server.errors import add_error_handlers
 from saelab_server.guard import Guard
-from saelab_server.parts import embed_text, open_features, open_work
-from saelab_server.routes import activations, chat, features, figures, health, runs, search, sources, steering
+from saelab_server.parts import embed_text, open_documents, open_features, open_work
+from saelab_server.routes import activations, chat, features, figures, health, reports, runs, search, sources, steering
 from saelab_server.schema import describe
 from saelab_server.settings import WEB, Settings
-from saelab_server.state import Embed, OpenFeatures, OpenWork, State
+from saelab_server.state import Embed, OpenDocuments, OpenFeatures, OpenWork, State
 
-_ROUTERS = (runs, sources, features, search, activations, steering, figures)
+_ROUTERS = (runs, sources, features, search, activations, steering, figures, reports)
 
 
 def create_app(
@@ -25,6 +25,7 @@ def create_app(
     *,
     open_features: OpenFeatures = open_features,
     open_work: OpenWork = open_work,
+    open_documents: OpenDocuments = open_documents,
     embed: Embed = embed_text,
     web: Path = WEB,
 ) -> FastAPI:
@@ -32,7 +33,7 @@ def create_app(
 
     Arguments:
     - `settings`: from the environment where none are given.
-    - `open_features`, `open_work`: how a dictionary of a run is opened.
+    - `open_features`, `open_work`, `open_documents`: how a dictionary of a run is opened.
     - `embed`: the meaning of a text as a vector.
     - `web`: folder of the built dashboard; without one, `/` says how to build it.
     """
@@ -40,7 +41,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        app.state.saelab = State(settings, open_features, open_work, embed)
+        app.state.saelab = State(settings, open_features, open_work, open_documents, embed)
         yield
 
     app = FastAPI(

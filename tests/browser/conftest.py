@@ -16,6 +16,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, Route, sync_playwright
 
+from saelab.analyses.base import analyse
+from saelab.analyses.core import Core
+from saelab.features.collect import CollectConfig, collect
+from saelab.lab import Lab
 from saelab.run import Run
 from saelab_server.settings import WEB
 
@@ -42,11 +46,21 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="session")
-def address(toy_run: Run) -> Iterator[str]:
+def served(toy_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A copy of the toy run with a report, and with postings, which the recipe leaves out."""
+    run = Run(Path(shutil.copytree(toy_run.path, tmp_path_factory.mktemp("served") / "runs" / "toy")))
+    lab = Lab(run)
+    collect(lab.dictionary, lab.store, lab.corpus, CollectConfig(postings=0.1), lab.folder.path)
+    analyse(lab, Core(rows=1000, windows=4, fit_rows=1000))
+    return run
+
+
+@pytest.fixture(scope="session")
+def address(served: Run) -> Iterator[str]:
     """Where a live service answers, a process of its own on a free port."""
     if not (WEB / "index.html").is_file():
         pytest.fail("the dashboard is not built; run: make web")
-    command = [sys.executable, "-m", "saelab_server", "serve", str(toy_run.path.parent), "--port", "0"]
+    command = [sys.executable, "-m", "saelab_server", "serve", str(served.path.parent), "--port", "0"]
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as process:
         assert process.stdout

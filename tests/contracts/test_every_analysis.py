@@ -9,7 +9,8 @@ import pytest
 from folders import SOURCE, copied, snapshot
 
 from saelab import figures, recipes, stages
-from saelab.analyses.base import ANALYSES, analyse, read_reports
+from saelab.analyses.base import ANALYSES, analyse
+from saelab.describe import read_reports
 from saelab.errors import Invalid
 from saelab.lab import Lab
 from saelab.records import Estimate

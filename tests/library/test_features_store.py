@@ -252,9 +252,15 @@ def test_neighbours_are_kept_by_kind_and_the_map_by_feature(store):
     assert store.neighbours(0, by="encoder") == ()
     with pytest.raises(NotFound, match="decoder"):
         store.neighbours(0, by="decode")
-    places = store.map()
+    store.put_label(3, label("court rooms"))
+    store.put_scores(3, label("court rooms"), [score(0.8, lift=0.3)])
+    places, rows = store.map(), store.page(limit=planted.D_SAE).items
     np.testing.assert_allclose(places.x, np.cos(np.arange(planted.D_SAE)), atol=1e-4)
     assert len(places.y) == planted.D_SAE
+    np.testing.assert_allclose(places.density, [row.density for row in rows], rtol=0.01)
+    assert places.score == tuple(row.score for row in rows)
+    assert places.score[3] == 0.8
+    assert [places.tags[tag] if tag >= 0 else None for tag in places.tag] == [row.tags[0] if row.tags else None for row in rows]
 
 
 def test_every_label_of_a_feature_keeps_its_labeller(store):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from service_doubles import FakeFeatures, FakeWork, write_run
+from service_doubles import FakeFeatures, FakeWork, documents, write_run
 
 from saelab_server.app import create_app
 from saelab_server.settings import Settings
@@ -45,6 +45,7 @@ def make_app(stage, web=Path("no such folder"), **settings):
         Settings(runs=stage.runs, wait_seconds=0.2, max_prompt_tokens=20, max_tokens=50, **settings),
         open_features=lambda run, source: stage.features,
         open_work=lambda run, source: stage.work,
+        open_documents=lambda run, source: documents,
         embed=lambda text: np.full(1, float(len(text))),
         web=web,
     )

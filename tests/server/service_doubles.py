@@ -7,16 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
+from saelab.describe import report_file
 from saelab.errors import Invalid, NotFound
 from saelab.records import (
     Completion,
     Estimate,
+    Example,
     Feature,
     FeatureActivation,
     FeatureId,
     FeatureMap,
     FeaturePage,
     FeatureRow,
+    FiringDocument,
+    FiringDocuments,
     Histogram,
     LogRow,
     Neighbour,
@@ -24,7 +28,8 @@ from saelab.records import (
     SteerToken,
     TokenActivations,
 )
-from saelab.run import Run
+from saelab.reports import Chart, Measure, Report, Series, Table
+from saelab.run import Run, write_atomically
 from saelab.values import to_dict, to_json
 from saelab_server.parts import Answer
 
@@ -72,6 +77,7 @@ class FakeFeatures:
     def __init__(self) -> None:
         self.asked: dict[str, object] = {}
         self.embedded = True
+        self.strings = (" the", " sea")
 
     def page(self, filters, *, cursor, limit, **others) -> FeaturePage:
         self.asked = {**vars(filters), **others, "cursor": cursor, "limit": limit}
@@ -115,10 +121,35 @@ class FakeFeatures:
         return [(row(i), (9 - i) / 10) for i in range(limit)]
 
     def map(self) -> FeatureMap:
-        return FeatureMap(x=(0.5,) * D_SAE, y=(1.0,) * D_SAE)
+        return FeatureMap(
+            x=(0.5,) * D_SAE, y=(1.0,) * D_SAE, density=(0.1,) * D_SAE, score=(None,) * D_SAE, tag=(-1,) * D_SAE, tags=("dead",)
+        )
 
     def search(self, words: str, limit: int) -> list[FeatureRow]:
         return [row(i) for i in range(D_SAE) if words in f"words {i}"][:limit]
+
+
+def documents(index: int, strings, cursor: str | None, limit: int) -> FiringDocuments:
+    """Three documents, the same for every feature."""
+    begin = int(cursor or 0)
+    example = Example(document=4, domain="tales", split="explain", position=7, tokens=tuple(strings), values=(0.0, float(index)), peak=1)
+    items = tuple(FiringDocument(key=f"tales/{number}", count=2, example=example) for number in range(3))[begin : begin + limit]
+    return FiringDocuments(items=items, total=3, kept=5, next_cursor=str(begin + limit) if begin + limit < 3 else None)
+
+
+def write_report(run: Run, name: str = "concepts", trained: str | None = None) -> Report:
+    """A report with a table and a chart, of the dictionary as it is now unless another training is given."""
+    folder = run.source(SOURCE)
+    report = Report(
+        analysis=name,
+        question="Which feature tells each concept?",
+        measures=(Measure(name="mean_auroc", estimate=Estimate(value=0.8, low=0.7, high=0.9, n=9), null=Estimate(value=0.5, n=9)),),
+        tables=(Table(title="Concepts", columns=("concept", "auroc"), rows=(("sea", Estimate(value=0.9, n=3)), ("none", None))),),
+        charts=(Chart(title="AUROC", kind="bar", x="concept", y="auroc", series=(Series(name="features", x=("sea",), y=(0.9,)),)),),
+        trained=folder.need("train").finished if trained is None else trained,
+    )
+    write_atomically(report_file(folder, name), to_json(report))
+    return report
 
 
 class FakeWork:

@@ -9,7 +9,7 @@ from saelab_server.app import create_app
 from saelab_server.errors import STATUS, problem_of
 
 OPERATIONS = [(method, path) for path, found in create_app().openapi()["paths"].items() for method in found]
-WRONG = {"model": "toi", "source": "nothing", "run": "demmo", "index": str(D_SAE), "name": "densites"}
+WRONG = {"model": "toi", "source": "nothing", "run": "demmo", "index": str(D_SAE), "name": "densites", "number": "99"}
 
 
 def check(response, status):

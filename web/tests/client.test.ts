@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
-import { getFeature, getFeatures, streamSteer } from "../src/api/client";
+import { getFeature, getFeatures, searchMeaning, streamSteer } from "../src/api/client";
 import { readSteer } from "../src/state/steer";
 
 const place = { model: "toy", source: "a b" };
@@ -18,6 +18,12 @@ describe("an answer", () => {
     const fetch = answer("{}");
     await getFeatures(place, { sort: "lift", dead: null, q: "", min_lift: 0 });
     expect(fetch.mock.calls[0]?.[0]).toBe("/api/v1/models/toy/sources/a%20b/features?sort=lift&min_lift=0");
+  });
+
+  test("by meaning is asked for within one dictionary", async () => {
+    const fetch = answer("[]");
+    await searchMeaning(place, "things that grow", 50, stop());
+    expect(fetch.mock.calls[0]?.[0]).toBe("/api/v1/search?q=things+that+grow&limit=50&mode=meaning&model=toy&source=a+b");
   });
 
   test("that is a problem becomes an error with the server's words", async () => {

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query
 
 from saelab.features.table_page import MAX_LIMIT, Filters
-from saelab.records import Feature, FeaturePage, Neighbour
+from saelab.records import Feature, FeaturePage, FiringDocuments, Neighbour
 from saelab.values import value
-from saelab_server.deps import FeaturesDep, IndexDep
+from saelab_server.deps import FeaturesDep, IndexDep, SourceDep, StateDep
 
 router = APIRouter(prefix="/models/{model}/sources/{source}/features", tags=["features"])
 
@@ -81,3 +81,16 @@ def neighbours_feature(
 ) -> tuple[Neighbour, ...]:
     """The closest features: by cosine of their directions, or by the segments in which both fire."""
     return features.neighbours(index, by)
+
+
+@router.get("/{index}/documents")
+def documents_feature(
+    state: StateDep,
+    source: SourceDep,
+    features: FeaturesDep,
+    index: IndexDep,
+    cursor: Annotated[str | None, Query(max_length=20, description="`next_cursor` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="Documents a page.")] = 10,
+) -> FiringDocuments:
+    """Documents of the corpus that fire the feature, the strongest activation first. Needs postings: `saelab collect --postings`."""
+    return state.documents(source)(index, features.strings, cursor, limit)

@@ -36,7 +36,7 @@ def get_figure(source: SourceDep, state: StateDep, name: str) -> Response:
 
 
 def _training(state: State, source: Source) -> Figure:
-    return figures.training_curves(read_log(state.folder(source)))
+    return figures.training_curves(read_log(state.folder(source).path))
 
 
 def _densities(state: State, source: Source) -> Figure:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 
-from saelab.errors import NotFound
+from saelab.errors import NotFound, unknown
 from saelab.records import FeatureId, SearchHit, Source
 from saelab_server.deps import StateDep
 from saelab_server.state import State
@@ -24,9 +24,14 @@ def features_search(
         SearchMode,
         Query(description="By words, best first within each dictionary; or by the meaning of labels that were embedded, closest first."),
     ] = "words",
+    model: Annotated[str | None, Query(description="Id of a subject: search only its dictionaries.")] = None,
+    source: Annotated[str | None, Query(description="Name of a dictionary: search only in it.")] = None,
 ) -> list[SearchHit]:
     """Features whose label or tokens hold the words, or whose label means something alike."""
-    sources = [source for run in state.runs() for source in run.sources if "collect" in source.stages]
+    collected = [source for run in state.runs() for source in run.sources if "collect" in source.stages]
+    sources = [one for one in collected if model in (None, one.model) and source in (None, one.source)]
+    if collected and not sources:
+        raise unknown("dictionary", f"{model or '*'}/{source or '*'}", (f"{one.model}/{one.source}" for one in collected))
     if mode == "meaning":
         return _by_meaning(state, sources, q, limit)
     return [

@@ -28,10 +28,10 @@ def log_source(
     source: SourceDep, state: StateDep, after: Annotated[int, Query(description="Only rows of later steps than this.")] = -1
 ) -> list[LogRow]:
     """The training log, also while training goes on: ask again with the last step seen."""
-    return read_log(state.folder(source), after)
+    return read_log(state.folder(source).path, after)
 
 
 @router.get("/models/{model}/sources/{source}/map")
 def map_source(features: FeaturesDep) -> FeatureMap:
-    """Where the features lie on a plane: those with close decoder directions lie close."""
+    """Where the features lie on a plane, those with close decoder directions close, and what to colour them by: an array each."""
     return features.map()

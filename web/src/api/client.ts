@@ -4,10 +4,14 @@ import type {
   ActivationsRequest,
   Completion,
   Feature,
+  FeatureMap,
   FeaturePage,
   FeaturesQuery,
+  FiringDocuments,
   LogRow,
   PlotlyFigure,
+  Report,
+  ReportSummary,
   Run,
   SearchHit,
   Source,
@@ -41,14 +45,29 @@ export const getSource = (place: Place, stop: AbortSignal) => ask<Source>(root(p
 
 export const getLog = (place: Place, after: number, stop: AbortSignal) => ask<LogRow[]>(`${root(place)}/log`, { query: { after }, stop });
 
-export const getFigure = (place: Place, name: string, stop: AbortSignal) => ask<PlotlyFigure>(`${root(place)}/figures/${name}`, { stop });
+/** `path`: below the dictionary's, such as `figures/training`. */
+export const getFigure = (place: Place, path: string, stop: AbortSignal) => ask<PlotlyFigure>(`${root(place)}/${path}`, { stop });
 
 export const getFeatures = (place: Place, query: FeaturesQuery, stop?: AbortSignal) =>
   ask<FeaturePage>(`${root(place)}/features`, { query, stop });
 
 export const getFeature = (place: Place, index: number, stop: AbortSignal) => ask<Feature>(`${root(place)}/features/${index}`, { stop });
 
+export const getDocuments = (place: Place, index: number, cursor: string | null, stop: AbortSignal) =>
+  ask<FiringDocuments>(`${root(place)}/features/${index}/documents`, { query: { cursor }, stop });
+
+export const getMap = (place: Place, stop: AbortSignal) => ask<FeatureMap>(`${root(place)}/map`, { stop });
+
+export const getReports = (place: Place, stop: AbortSignal) => ask<ReportSummary[]>(`${root(place)}/reports`, { stop });
+
+export const getReport = (place: Place, name: string, stop: AbortSignal) =>
+  ask<Report>(`${root(place)}/reports/${encodeURIComponent(name)}`, { stop });
+
 export const searchLabels = (q: string, limit: number, stop: AbortSignal) => ask<SearchHit[]>("/search", { query: { q, limit }, stop });
+
+/** Features of one dictionary whose labels mean something alike, closest first. */
+export const searchMeaning = ({ model, source }: Place, q: string, limit: number, stop: AbortSignal) =>
+  ask<SearchHit[]>("/search", { query: { q, limit, mode: "meaning", model, source }, stop });
 
 export const readText = (place: Place, body: ActivationsRequest, stop: AbortSignal) =>
   ask<TokenActivations>(`${root(place)}/activations`, { body, stop });

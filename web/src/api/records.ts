@@ -28,6 +28,15 @@ export type Histogram = Feature["histogram"];
 export type TokenValue = Feature["top_logits"][number];
 export type Neighbour = Feature["neighbours"][number];
 
+export type FeatureMap = Answer<paths["/api/v1/models/{model}/sources/{source}/map"]["get"]>;
+export type FiringDocuments = Answer<paths["/api/v1/models/{model}/sources/{source}/features/{index}/documents"]["get"]>;
+
+export type ReportSummary = Answer<paths["/api/v1/models/{model}/sources/{source}/reports"]["get"]>[number];
+export type Report = Answer<paths["/api/v1/models/{model}/sources/{source}/reports/{name}"]["get"]>;
+export type Measure = ReportSummary["measures"][number];
+export type ReportTable = Report["tables"][number];
+export type Cell = ReportTable["rows"][number][number];
+
 type ActivationsPath = paths["/api/v1/models/{model}/sources/{source}/activations"]["post"];
 export type ActivationsRequest = Partial<Request<ActivationsPath>> & { text: string };
 export type TokenActivations = Answer<ActivationsPath>;

@@ -153,7 +153,7 @@ export interface paths {
         };
         /**
          * Map Source
-         * @description Where the features lie on a plane: those with close decoder directions lie close.
+         * @description Where the features lie on a plane, those with close decoder directions close, and what to colour them by: an array each.
          */
         get: operations["sources-map"];
         put?: never;
@@ -216,6 +216,26 @@ export interface paths {
          * @description The closest features: by cosine of their directions, or by the segments in which both fire.
          */
         get: operations["features-neighbours"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/models/{model}/sources/{source}/features/{index}/documents": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Documents Feature
+         * @description Documents of the corpus that fire the feature, the strongest activation first. Needs postings: `saelab collect --postings`.
+         */
+        get: operations["features-documents"];
         put?: never;
         post?: never;
         delete?: never;
@@ -324,6 +344,66 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/models/{model}/sources/{source}/reports": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Reports
+         * @description All reports on a dictionary, by name, without their tables and charts; none before the first `saelab analyse`.
+         */
+        get: operations["reports-list"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/models/{model}/sources/{source}/reports/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Report
+         * @description One report whole.
+         */
+        get: operations["reports-get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/models/{model}/sources/{source}/reports/{name}/charts/{number}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Chart Report
+         * @description One chart of a report as a figure, by its place among them, from 0.
+         */
+        get: operations["reports-chart"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/models": {
         parameters: {
             query?: never;
@@ -389,6 +469,38 @@ export interface components {
              * @default 10
              */
             top: number;
+        };
+        /**
+         * Chart
+         * @description A figure of a report, as data; `saelab.figures.chart` draws it.
+         */
+        Chart: {
+            /**
+             * Title
+             * @description What it shows.
+             */
+            title: string;
+            /**
+             * Kind
+             * @description Bars side by side, or lines with marks.
+             * @enum {string}
+             */
+            kind: "bar" | "line";
+            /**
+             * X
+             * @description Title of the horizontal axis.
+             */
+            x: string;
+            /**
+             * Y
+             * @description Title of the vertical axis.
+             */
+            y: string;
+            /**
+             * Series
+             * @description What is drawn; names that begin with `control` are grey.
+             */
+            series: components["schemas"]["Series"][];
         };
         /**
          * ChatChoice
@@ -843,7 +955,7 @@ export interface components {
         FeatureMap: {
             /**
              * X
-             * @description Place of each feature from left to right; empty where no map was made.
+             * @description Place of each feature from left to right; empty where no map was made, and so are the others.
              */
             x: number[];
             /**
@@ -851,6 +963,26 @@ export interface components {
              * @description Place of each feature from bottom to top.
              */
             y: number[];
+            /**
+             * Density
+             * @description Share of tokens on which each feature fires.
+             */
+            density: number[];
+            /**
+             * Score
+             * @description Held-out score of each feature's label; none where it has no score.
+             */
+            score: (number | null)[];
+            /**
+             * Tag
+             * @description The first tag of each feature as its place in `tags`; -1 for none.
+             */
+            tag: number[];
+            /**
+             * Tags
+             * @description The tags that occur.
+             */
+            tags: string[];
         };
         /**
          * FeaturePage
@@ -939,6 +1071,50 @@ export interface components {
              * @default []
              */
             tags: string[];
+        };
+        /**
+         * FiringDocument
+         * @description A document in which a feature fires.
+         */
+        FiringDocument: {
+            /**
+             * Key
+             * @description Name of the document, unique in the corpus.
+             */
+            key: string;
+            /**
+             * Count
+             * @description Tokens on which it fires.
+             */
+            count: number;
+            /** @description Where it fires most strongly, with some text around. */
+            example: components["schemas"]["Example"];
+        };
+        /**
+         * FiringDocuments
+         * @description A page of the documents that fire a feature, the strongest activation first.
+         */
+        FiringDocuments: {
+            /**
+             * Items
+             * @description The documents.
+             */
+            items: components["schemas"]["FiringDocument"][];
+            /**
+             * Total
+             * @description How many documents fire the feature, of those that were kept.
+             */
+            total: number;
+            /**
+             * Kept
+             * @description Documents whose activations were kept.
+             */
+            kept: number;
+            /**
+             * Next Cursor
+             * @description Give this as `cursor` to get the next page; none at the end.
+             */
+            next_cursor: string | null;
         };
         /**
          * Health
@@ -1121,6 +1297,27 @@ export interface components {
             };
         };
         /**
+         * Measure
+         * @description A headline number of a report, beside what it would be with nothing found.
+         */
+        Measure: {
+            /**
+             * Name
+             * @description What it is, such as `explained_variance`; docs/evaluation.md has its formula.
+             */
+            name: string;
+            /** @description The number with its interval and n. */
+            estimate: components["schemas"]["Estimate"];
+            /** @description The same measure of a null; none where there is none. */
+            null: components["schemas"]["Estimate"] | null;
+            /**
+             * Null Is
+             * @description What the null is, such as `random directions at the same L0`.
+             * @default
+             */
+            null_is: string;
+        };
+        /**
          * Neighbour
          * @description Another feature of the same dictionary that is close: by its decoder direction, its encoder direction, or by when it fires.
          */
@@ -1248,6 +1445,124 @@ export interface components {
             concept_auroc: components["schemas"]["Estimate"] | null;
             /** @description The same for whole documents, each by the feature's largest activation in it. */
             concept_document_auroc: components["schemas"]["Estimate"] | null;
+        };
+        /**
+         * Report
+         * @description The answer of an analysis to its question about a dictionary.
+         */
+        Report: {
+            /**
+             * Analysis
+             * @description Registered name of the analysis, such as `concepts`.
+             * @default
+             */
+            analysis: string;
+            /**
+             * Question
+             * @description What was asked.
+             */
+            question: string;
+            /**
+             * Model
+             * @description Id of the subject.
+             * @default
+             */
+            model: string;
+            /**
+             * Source
+             * @description Name of the dictionary.
+             * @default
+             */
+            source: string;
+            /**
+             * Experimental
+             * @description True where the measure is known to be unreliable: never choose a dictionary by it alone.
+             * @default false
+             */
+            experimental: boolean;
+            /**
+             * Measures
+             * @description The headline numbers.
+             */
+            measures: components["schemas"]["Measure"][];
+            /**
+             * Tables
+             * @description The details.
+             * @default []
+             */
+            tables: components["schemas"]["Table"][];
+            /**
+             * Charts
+             * @description The figures.
+             * @default []
+             */
+            charts: components["schemas"]["Chart"][];
+            /**
+             * Notes
+             * @description What was left out and why, and what the reader must know.
+             * @default []
+             */
+            notes: string[];
+            /**
+             * Config
+             * @description The analysis' own config.
+             */
+            config: {
+                [key: string]: unknown;
+            };
+            /**
+             * Trained
+             * @description When the dictionary's training finished: a report of an earlier one is out of date.
+             * @default
+             */
+            trained: string;
+            /**
+             * Seconds
+             * @description How long it took.
+             * @default 0
+             */
+            seconds: number;
+        };
+        /**
+         * ReportSummary
+         * @description A report without its tables and charts.
+         */
+        ReportSummary: {
+            /**
+             * Analysis
+             * @description Registered name of the analysis.
+             */
+            analysis: string;
+            /**
+             * Question
+             * @description What was asked.
+             */
+            question: string;
+            /**
+             * Experimental
+             * @description True where the measure is known to be unreliable.
+             */
+            experimental: boolean;
+            /**
+             * Measures
+             * @description The headline numbers.
+             */
+            measures: components["schemas"]["Measure"][];
+            /**
+             * Notes
+             * @description What was left out and why, and what the reader must know.
+             */
+            notes: string[];
+            /**
+             * Current
+             * @description False where the dictionary was trained anew since: the report is of the one before.
+             */
+            current: boolean;
+            /**
+             * Seconds
+             * @description How long it took.
+             */
+            seconds: number;
         };
         /**
          * RunSummary
@@ -1406,6 +1721,39 @@ export interface components {
             similarity: number | null;
         };
         /**
+         * Series
+         * @description Points of a chart that belong together.
+         */
+        Series: {
+            /**
+             * Name
+             * @description How the legend calls them.
+             */
+            name: string;
+            /**
+             * X
+             * @description Places on the horizontal axis.
+             */
+            x: (string | number)[];
+            /**
+             * Y
+             * @description Heights; none leaves a gap.
+             */
+            y: (number | null)[];
+            /**
+             * Low
+             * @description Lower ends of the 95 % intervals; empty without.
+             * @default []
+             */
+            low: (number | null)[];
+            /**
+             * High
+             * @description Upper ends of the 95 % intervals; empty without.
+             * @default []
+             */
+            high: (number | null)[];
+        };
+        /**
          * Source
          * @description A dictionary in a run.
          */
@@ -1526,6 +1874,27 @@ export interface components {
              * @description Its id in the vocabulary.
              */
             id: number;
+        };
+        /**
+         * Table
+         * @description A table of a report.
+         */
+        Table: {
+            /**
+             * Title
+             * @description What it shows.
+             */
+            title: string;
+            /**
+             * Columns
+             * @description Heads of the columns.
+             */
+            columns: string[];
+            /**
+             * Rows
+             * @description The rows, each as long as `columns`.
+             */
+            rows: (string | boolean | number | components["schemas"]["Estimate"] | null)[][];
         };
         /**
          * TokenActivations
@@ -1968,6 +2337,47 @@ export interface operations {
             };
         };
     };
+    "features-documents": {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string | null;
+                /** @description Documents a page. */
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                /** @description Id of the subject. */
+                model: string;
+                /** @description Name of the dictionary. */
+                source: string;
+                /** @description Row of the dictionary's decoder, from 0. */
+                index: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FiringDocuments"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     "search-features": {
         parameters: {
             query: {
@@ -1977,6 +2387,10 @@ export interface operations {
                 limit?: number;
                 /** @description By words, best first within each dictionary; or by the meaning of labels that were embedded, closest first. */
                 mode?: "words" | "meaning";
+                /** @description Id of a subject: search only its dictionaries. */
+                model?: string | null;
+                /** @description Name of a dictionary: search only in it. */
+                source?: string | null;
             };
             header?: never;
             path?: never;
@@ -2124,6 +2538,111 @@ export interface operations {
             header?: never;
             path: {
                 name: string;
+                /** @description Id of the subject. */
+                model: string;
+                /** @description Name of the dictionary. */
+                source: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PlotlyFigure"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "reports-list": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Id of the subject. */
+                model: string;
+                /** @description Name of the dictionary. */
+                source: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ReportSummary"][];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "reports-get": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+                /** @description Id of the subject. */
+                model: string;
+                /** @description Name of the dictionary. */
+                source: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Report"];
+                };
+            };
+            /** @description What went wrong. */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "reports-chart": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+                number: number;
                 /** @description Id of the subject. */
                 model: string;
                 /** @description Name of the dictionary. */

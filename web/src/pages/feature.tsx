@@ -3,7 +3,8 @@ import { useSignal } from "@preact/signals";
 import { useLocation } from "preact-iso";
 import { getFeature, type Place } from "../api/client";
 import type { Feature } from "../api/records";
-import { backLink, featureLink, steerLink } from "../links";
+import { backLink, featureLink, mapLink, steerLink } from "../links";
+import { Documents } from "../parts/documents";
 import { Examples } from "../parts/examples";
 import { Firing, Logits } from "../parts/facts";
 import { useKeys } from "../parts/keys";
@@ -11,6 +12,7 @@ import { LabelDetails, LabelHeading } from "../parts/label";
 import { useLoad } from "../parts/load";
 import { Neighbours } from "../parts/neighbours";
 import { OwnText } from "../parts/own_text";
+import { Scores } from "../parts/scores";
 import { Shell } from "../parts/shell";
 import { FailurePage, Loading } from "../parts/states";
 
@@ -37,6 +39,7 @@ function FeatureView({ place, feature }: { place: Place; feature: Feature }) {
     { key: "j", does: "next feature", run: () => go(feature.next) },
     { key: "k", does: "previous feature", run: () => go(feature.previous) },
     { key: "s", does: "steer with this feature", run: () => route(steerLink(place, index)) },
+    { key: "m", does: "show it on the map", run: () => route(mapLink(place, index)) },
     { key: "u", does: "up to the table", run: () => route(backLink(place)) },
   ]);
   const crumbs = [{ text: place.model }, { text: place.source, href: backLink(place) }, { text: `#${index}` }];
@@ -44,16 +47,26 @@ function FeatureView({ place, feature }: { place: Place; feature: Feature }) {
     <Shell title={`#${index} ${feature.label?.text ?? ""}`} crumbs={crumbs} actions={<Steps place={place} feature={feature} />}>
       <div class="feature-head">
         <LabelHeading label={feature.label} index={index} />
-        <a class="button primary" href={steerLink(place, index)}>
-          Steer
-        </a>
+        <p class="feature-actions">
+          <a class="button" href={mapLink(place, index)}>
+            Map
+          </a>
+          <a class="button primary" href={steerLink(place, index)}>
+            Steer
+          </a>
+        </p>
       </div>
-      {feature.tags.map((tag) => (
-        <span key={tag} class="tag">
-          {tag}
-        </span>
-      ))}
+      {feature.tags.length > 0 && (
+        <ul class="tags" aria-label="Tags" data-testid="tags">
+          {feature.tags.map((tag) => (
+            <li key={tag} class="tag">
+              {tag}
+            </li>
+          ))}
+        </ul>
+      )}
       {feature.label && <LabelDetails label={feature.label} />}
+      <Scores feature={feature} />
       <div class="feature-body">
         <div class="column">
           <Firing feature={feature} marker={reached.value} />
@@ -63,6 +76,7 @@ function FeatureView({ place, feature }: { place: Place; feature: Feature }) {
         <div class="column">
           <OwnText place={place} feature={feature} reached={reached} />
           <Examples bands={feature.bands} max={feature.max} />
+          <Documents place={place} feature={feature} />
         </div>
       </div>
     </Shell>

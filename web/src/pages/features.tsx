@@ -4,8 +4,8 @@ import { useLocation } from "preact-iso";
 import { getSource, type Place } from "../api/client";
 import type { Source } from "../api/records";
 import * as format from "../format";
-import { rememberTable, steerLink, tableLink } from "../links";
-import { FeatureTable, focusRow } from "../parts/feature_table";
+import { mapLink, rememberTable, reportsLink, steerLink, tableLink } from "../links";
+import { FeatureTable, focusRow, MeaningTable } from "../parts/feature_table";
 import { Filters } from "../parts/filters";
 import { useKeys } from "../parts/keys";
 import { useLoad } from "../parts/load";
@@ -14,7 +14,7 @@ import { useRows } from "../parts/rows";
 import { Shell } from "../parts/shell";
 import { Failure, FailurePage } from "../parts/states";
 import { TextSearch } from "../parts/text_search";
-import { readTable, type TableState, writeTable } from "../state/table";
+import { isByMeaning, readTable, type TableState, writeTable } from "../state/table";
 
 export function FeaturesPage({ model, source }: Place) {
   const place = { model, source };
@@ -25,9 +25,17 @@ export function FeaturesPage({ model, source }: Place) {
       title={source}
       crumbs={[{ text: model }, { text: source }]}
       actions={
-        <a class="button" href={steerLink(place)}>
-          Steer
-        </a>
+        <>
+          <a class="button" href={mapLink(place)}>
+            Map
+          </a>
+          <a class="button" href={reportsLink(place)}>
+            Reports
+          </a>
+          <a class="button" href={steerLink(place)}>
+            Steer
+          </a>
+        </>
       }
     >
       <h1>{source}</h1>
@@ -47,21 +55,24 @@ function Summary({ source }: { source: Source }) {
 function Browse({ place }: { place: Place }) {
   const { url, route } = useLocation();
   const state = readTable(url.split("?")[1] ?? "");
-  const { rows, more } = useRows(place, state);
+  const { rows, more } = useRows(place, isByMeaning(state) ? { ...state, q: "" } : state);
   const show = (next: TableState, replace = true) => route(tableLink(place) + writeTable(next), replace);
   useEffect(() => rememberTable(url), [url]);
   useKeys([
     { key: "j", does: "next row", run: () => focusRow(1) },
     { key: "k", does: "previous row", run: () => focusRow(-1) },
+    { key: "m", does: "go to the map", run: () => route(mapLink(place)) },
+    { key: "r", does: "go to the reports", run: () => route(reportsLink(place)) },
     { key: "Enter", does: "open the row", run: () => (document.activeElement as HTMLElement | null)?.click() },
   ]);
   const { error, loading, total } = rows.value;
   return (
     <>
       <TextSearch place={place} text={state.text} onText={(text) => show({ ...state, text }, false)} />
-      {!state.text && (
+      {!state.text && <Filters state={state} onState={show} />}
+      {!state.text && isByMeaning(state) && <MeaningTable place={place} q={state.q} />}
+      {!state.text && !isByMeaning(state) && (
         <>
-          <Filters state={state} onState={show} />
           <p class="count" role="status" data-testid="total">
             {loading && total === 0 ? " " : `${format.count(total)} ${total === 1 ? "feature" : "features"}`}
           </p>

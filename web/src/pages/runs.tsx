@@ -4,7 +4,7 @@ import { useEffect } from "preact/hooks";
 import { getRuns, searchLabels } from "../api/client";
 import type { Run, Source } from "../api/records";
 import * as format from "../format";
-import { featureLink, steerLink, tableLink } from "../links";
+import { featureLink, mapLink, reportsLink, steerLink, tableLink } from "../links";
 import { Figure } from "../parts/figure";
 import { LiveTraining } from "../parts/live";
 import { useLoad, useRested } from "../parts/load";
@@ -88,14 +88,20 @@ function SourceView({ source }: { source: Source }) {
           ) : (
             <Empty>Not evaluated yet.</Empty>
           )}
-          <Figure place={source} name="training" />
-          {collected && <Figure place={source} name="densities" />}
+          <Figure place={source} path="figures/training" />
+          {collected && <Figure place={source} path="figures/densities" />}
         </div>
       )}
       {collected && (
         <p class="actions">
           <a class="button primary" href={tableLink(source)}>
             Features
+          </a>
+          <a class="button" href={mapLink(source)}>
+            Map
+          </a>
+          <a class="button" href={reportsLink(source)}>
+            Reports
           </a>
           <a class="button" href={steerLink(source)}>
             Steer

@@ -1,13 +1,14 @@
 /** The features of a dictionary as a sortable table. */
 import { useEffect, useRef } from "preact/hooks";
-import type { Place } from "../api/client";
+import { type Place, searchMeaning } from "../api/client";
 import type { FeatureRow } from "../api/records";
 import * as format from "../format";
 import { featureLink } from "../links";
 import { type Sort, sortBy, type TableState } from "../state/table";
 import { isUnproven } from "./label";
+import { useLoad } from "./load";
 import type { Rows } from "./rows";
-import { Empty, Loading } from "./states";
+import { Empty, Failure, Loading } from "./states";
 import { Chip } from "./tokens";
 
 const COLUMNS: { sort?: Sort; title: string; hint: string }[] = [
@@ -19,6 +20,9 @@ const COLUMNS: { sort?: Sort; title: string; hint: string }[] = [
   { sort: "max", title: "Max", hint: "Largest activation on the corpus" },
   { title: "Top tokens", hint: "Tokens on which it fires most" },
 ];
+
+/** Features that a search by meaning lists. */
+const HITS = 50;
 
 interface Props {
   place: Place;
@@ -55,6 +59,39 @@ export function FeatureTable({ place, state, rows, onState, onMore }: Props) {
   );
 }
 
+const ROW_HEADS = COLUMNS.map(({ title, sort, hint }) => ({ title, hint, number: sort !== undefined && sort !== "index" }));
+const MEANING_HEADS = ROW_HEADS.toSpliced(2, 0, { title: "Similarity", hint: "Cosine of the label's meaning and that of the words", number: true });
+
+/** Features whose labels mean something alike, closest first, in place of the table. */
+export function MeaningTable({ place, q }: { place: Place; q: string }) {
+  const { data, error, loading } = useLoad(`${place.model}/${place.source}:${q}`, (stop) => searchMeaning(place, q, HITS, stop));
+  if (error) return <Failure error={error} />;
+  if (!data) return <Loading what="features" />;
+  return (
+    <>
+      <p class="count" role="status">
+        The {data.length} labels closest in meaning. They are always the closest, however far: look at the similarity.
+      </p>
+      <table class="features" aria-busy={loading} data-testid="features">
+        <thead>
+          <tr>
+            {MEANING_HEADS.map(({ title, hint, number }) => (
+              <th key={title} scope="col" title={hint} class={number ? "num" : ""}>
+                {title}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>
+          {data.map(({ row, similarity }) => (
+            <Row key={row.index} place={place} row={row} similarity={similarity} />
+          ))}
+        </tbody>
+      </table>
+    </>
+  );
+}
+
 function ariaSort(state: TableState, sort: Sort | undefined): "ascending" | "descending" | "none" | undefined {
   if (!sort) return undefined;
   if (state.sort !== sort) return "none";
@@ -71,7 +108,7 @@ function SortButton({ sort, title, state, onState }: { sort: Sort; title: string
   );
 }
 
-function Row({ place, row }: { place: Place; row: FeatureRow }) {
+function Row({ place, row, similarity = null }: { place: Place; row: FeatureRow; similarity?: number | null }) {
   const grey = row.label === null || row.label_found === false || isUnproven(row);
   return (
     <tr data-index={row.index} class={row.dead ? "dead" : ""}>
@@ -81,6 +118,11 @@ function Row({ place, row }: { place: Place; row: FeatureRow }) {
           {row.label ?? (row.dead ? "dead" : "not labelled")}
         </a>
       </td>
+      {similarity !== null && (
+        <td class="num" data-name="similarity">
+          {format.score(similarity)}
+        </td>
+      )}
       <td class="num" data-name="score">
         {format.score(row.score)}
       </td>

@@ -10,17 +10,17 @@ type Layout = PlotlyFigure["layout"];
 
 interface Props {
   place: Place;
-  /** As the API calls it. */
-  name: string;
+  /** Where it lies in the API, below the dictionary: `figures/training`. */
+  path: string;
   /** Asks for the figure again when it changes. */
   version?: number;
 }
 
-export function Figure({ place, name, version = 0 }: Props) {
+export function Figure({ place, path, version = 0 }: Props) {
   const box = useRef<HTMLDivElement>(null);
   const seen = useSignal(false);
-  const key = seen.value ? `${place.model}/${place.source}/${name}#${version}` : null;
-  const { data, error } = useLoad(key, (stop) => getFigure(place, name, stop));
+  const key = seen.value ? `${place.model}/${place.source}/${path}#${version}` : null;
+  const { data, error } = useLoad(key, (stop) => getFigure(place, path, stop));
   useEffect(() => {
     const observer = new IntersectionObserver(([entry]) => {
       if (entry?.isIntersecting) seen.value = true;
@@ -42,7 +42,7 @@ export function Figure({ place, name, version = 0 }: Props) {
       <figcaption class="quiet-text">{data ? titleOf(data.layout) : ""}</figcaption>
       {error && <Failure error={error} />}
       {!data && !error && <Loading what="the figure" />}
-      <div ref={box} class="plot" hidden={error !== null} data-testid={`figure-${name}`} />
+      <div ref={box} class="plot" hidden={error !== null} data-testid="figure" />
     </figure>
   );
 }

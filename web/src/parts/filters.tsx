@@ -1,7 +1,7 @@
 /** What narrows the feature table. */
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { isFiltered, numeral, readTable, TAGS, type TableState } from "../state/table";
+import { isByMeaning, isFiltered, MODES, type Mode, numeral, readTable, TAGS, type TableState } from "../state/table";
 import { useRested } from "./load";
 
 interface Props {
@@ -11,10 +11,33 @@ interface Props {
 
 export function Filters({ state, onState }: Props) {
   const change = (part: Partial<TableState>) => onState({ ...state, ...part });
-  const clear = () => onState({ ...readTable(""), sort: state.sort, descending: state.descending });
+  const clear = () => onState({ ...readTable(""), sort: state.sort, descending: state.descending, mode: state.mode });
   return (
     <form class="filters" role="search" aria-label="Filter features" onSubmit={(event) => event.preventDefault()}>
-      <Words q={state.q} onWords={(q) => change({ q })} />
+      <Words state={state} onWords={(q) => change({ q })} />
+      <label class="field">
+        <span>Search by</span>
+        <select value={state.mode} onChange={(event) => change({ mode: event.currentTarget.value as Mode })}>
+          {MODES.map((mode) => (
+            <option key={mode}>{mode}</option>
+          ))}
+        </select>
+      </label>
+      {!isByMeaning(state) && <Narrow state={state} onState={onState} />}
+      {isFiltered(state) && (
+        <button type="button" class="quiet" onClick={clear}>
+          Clear
+        </button>
+      )}
+    </form>
+  );
+}
+
+/** What narrows the table by the features' own numbers. */
+function Narrow({ state, onState }: Props) {
+  const change = (part: Partial<TableState>) => onState({ ...state, ...part });
+  return (
+    <>
       <Choice name="Firing" yes="dead" no="alive" value={state.dead} onChoice={(dead) => change({ dead })} />
       <Choice name="Label" yes="labelled" no="not labelled" value={state.labelled} onChoice={(labelled) => change({ labelled })} />
       <label class="field">
@@ -33,17 +56,12 @@ export function Filters({ state, onState }: Props) {
         onLeast={(value) => change({ minDensity: value === null ? null : Number((value / 100).toPrecision(6)) })}
       />
       <Least name="Min lift" step="0.05" value={state.minLift} onLeast={(minLift) => change({ minLift })} />
-      {isFiltered(state) && (
-        <button type="button" class="quiet" onClick={clear}>
-          Clear
-        </button>
-      )}
-    </form>
+    </>
   );
 }
 
 /** The search box; it asks when the typing rests. */
-function Words({ q, onWords }: { q: string; onWords: (q: string) => void }) {
+function Words({ state: { q, mode }, onWords }: { state: TableState; onWords: (q: string) => void }) {
   const typed = useSignal(q);
   const rested = useRested(typed.value, 250);
   useEffect(() => {
@@ -52,7 +70,7 @@ function Words({ q, onWords }: { q: string; onWords: (q: string) => void }) {
   useEffect(() => void (typed.value = q), [q]);
   return (
     <label class="field grow">
-      <span>Search labels and tokens</span>
+      <span>{mode === "words" ? "Search labels and tokens" : "Search by what labels mean"}</span>
       <input type="search" data-search value={typed.value} onInput={(event) => (typed.value = event.currentTarget.value)} />
     </label>
   );

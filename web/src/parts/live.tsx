@@ -43,7 +43,7 @@ export function LiveTraining({ place }: { place: Place }) {
         {row ? `Training: step ${format.count(row.step)}, ${format.duration(row.seconds)}` : "Not trained yet"}
       </p>
       {row && <Metrics row={row} />}
-      {row && <Figure place={place} name="training" version={Math.floor(row.seconds / FIGURE_SECONDS)} />}
+      {row && <Figure place={place} path="figures/training" version={Math.floor(row.seconds / FIGURE_SECONDS)} />}
     </div>
   );
 }

@@ -4,6 +4,9 @@ import type { FeaturesQuery } from "../api/records";
 export const SORTS = ["index", "score", "lift", "density", "max"] as const;
 /** Tags that the library gives features. */
 export const TAGS = ["dense", "token", "ngram", "positional", "special", "code", "language"] as const;
+/** How the words of the search field are meant. */
+export const MODES = ["words", "meaning"] as const;
+export type Mode = (typeof MODES)[number];
 export type Sort = (typeof SORTS)[number];
 
 export interface TableState {
@@ -11,6 +14,8 @@ export interface TableState {
   descending: boolean;
   /** Words of the label or top tokens. */
   q: string;
+  /** By words of labels and tokens, or by what labels mean; then they alone decide what is listed. */
+  mode: Mode;
   dead: boolean | null;
   labelled: boolean | null;
   /** A tag that features must have; empty for any. */
@@ -29,6 +34,7 @@ export function readTable(search: string): TableState {
     sort,
     descending: query.get("descending") === "true",
     q: query.get("q") ?? "",
+    mode: MODES.find((name) => name === query.get("mode")) ?? "words",
     dead: flag(query.get("dead")),
     labelled: flag(query.get("labelled")),
     tag: TAGS.find((name) => name === query.get("tag")) ?? "",
@@ -48,7 +54,7 @@ export function writeTable(state: TableState): string {
   return query.size > 0 ? `?${query}` : "";
 }
 
-const named = (state: TableState) => ({ ...tableQuery(state), tag: state.tag, text: state.text });
+const named = (state: TableState) => ({ ...tableQuery(state), mode: state.mode, tag: state.tag, text: state.text });
 
 /** The state as the API's parameters. */
 export function tableQuery(state: TableState): FeaturesQuery {
@@ -69,6 +75,9 @@ export function sortBy(state: TableState, sort: Sort): TableState {
   const descending = state.sort === sort ? !state.descending : sort !== "index";
   return { ...state, sort, descending };
 }
+
+/** True where the list is of features whose labels mean what was asked for, in place of the table. */
+export const isByMeaning = (state: TableState) => state.mode === "meaning" && state.q !== "";
 
 /** True where any filter is set. */
 export function isFiltered(state: TableState): boolean {
