@@ -73,7 +73,7 @@ class SCR(Pairwise):
         self, pairs: Sequence[Biased], scores: Scores
     ) -> tuple[dict[tuple[str, To], dict[int, Estimate]], dict[To, dict[int, Estimate]]]:
         """Scores of each dictionary by number of features, and those of random features."""
-        grid = {(kind, to): dict[int, Estimate]() for kind in pairs[0].sets for to in TO}
+        grid: dict[tuple[str, To], dict[int, Estimate]] = {(kind, to): {} for kind in pairs[0].sets for to in TO}
         for (kind, to), row in grid.items():
             for n in self._numbers(pairs, kind):
                 row[n] = scores.score([pair.right(_without(pair, kind, n, to)) for pair in pairs])
@@ -91,13 +91,15 @@ class SCR(Pairwise):
         return Table(title="SCR by dictionary and what features are set to", columns=("of", "to", *map(str, self.n)), rows=tuple(rows))
 
     def _pairs(self, pairs: Sequence[Biased], scores: Scores, numbers: tuple[int, ...]) -> Table:
-        """Accuracies of each pair."""
-        after = {(to, n): scores.accuracies([pair.right(_without(pair, OWN, n, to)) for pair in pairs])[0] for to in TO for n in numbers}
-        rows: list[tuple[Cell, ...]] = []
-        for number, pair in enumerate(pairs):
-            levels = (float(one[0, number]) for one in (scores.base, scores.oracle))
-            rows.append((pair.wanted, pair.unwanted, len(pair.positive), *levels, *(float(one[number]) for one in after.values())))
-        columns = ("wanted", "unwanted", "texts", "base", "oracle", *(f"{to} {n}" for to, n in after))
+        """Accuracies of each pair, without features those of the most that were taken away."""
+        most = max(numbers)
+        levels = [scores.base, scores.oracle]
+        levels += [scores.accuracies([pair.right(_without(pair, OWN, most, to)) for pair in pairs]) for to in TO]
+        rows: list[tuple[Cell, ...]] = [
+            (pair.wanted, pair.unwanted, len(pair.positive), *(float(one[0, number]) for one in levels))
+            for number, pair in enumerate(pairs)
+        ]
+        columns = ("wanted", "unwanted", "texts", "base", "oracle", *(f"{to} {most}" for to in TO))
         return Table(title="Accuracy on the wanted attribute", columns=columns, rows=tuple(rows))
 
 

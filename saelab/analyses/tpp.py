@@ -15,7 +15,7 @@ were (`saelab/analyses/ablation.py`).
 Null: as many random features that fire. Controls, chosen as the features are: random directions, and the activation's own dimensions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -118,7 +118,7 @@ class TPP(Analysis):
         return grid
 
     def _measures(self, grid: "Grid", documents: int) -> tuple[Measure, ...]:
-        parts = {
+        parts: dict[str, tuple[Callable[[Drops], Float[np.ndarray, " draw"]], To]] = {
             "tpp": (targeted, "zero"),
             "tpp_mean": (targeted, "mean"),
             "tpp_intended": (intended, "zero"),
@@ -161,7 +161,7 @@ class Perturbed:
 def perturbed(means: Means, of_text: Int[np.ndarray, " text"], test: Bool[np.ndarray, " text"], seed: int) -> Perturbed:
     """The probes of classes that are numbered from 0, learnt from the texts that are not for the test."""
     draw = np.random.default_rng(seed)
-    numbers = np.arange(int(of_text.max()) + 1)
+    numbers = range(int(of_text.max()) + 1)
     train = [_contrast(of_text, ~test, number, draw) for number in numbers]
     asked = np.stack([np.isin(np.flatnonzero(test), _contrast(of_text, test, number, draw)) for number in numbers], axis=1)
     probes = [probe(means.x[texts], of_text[texts] == number) for number, texts in zip(numbers, train, strict=True)]
@@ -174,7 +174,7 @@ def perturbed(means: Means, of_text: Int[np.ndarray, " text"], test: Bool[np.nda
             for number, texts in zip(numbers, train, strict=True)
         ]
         found[name] = np.stack(columns, axis=1)
-    return Perturbed(positive=of_text[test][:, None] == numbers, asked=asked, sets=sets, effects=found)
+    return Perturbed(positive=of_text[test][:, None] == np.array(numbers), asked=asked, sets=sets, effects=found)
 
 
 def _contrast(
