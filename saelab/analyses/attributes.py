@@ -72,7 +72,7 @@ class Attributes:
         counts = [(one.T @ other).toarray() for one in (yes, no) for other in (yes, no)]
         return np.min(counts, axis=0)
 
-    def balanced(self, columns: tuple[int, ...], rows: int, test: bool, seed: int) -> Int[np.ndarray, " some"]:
+    def balanced(self, columns: tuple[int, int], rows: int, test: bool, seed: int) -> Int[np.ndarray, " some"]:
         """As many texts of each combination of two attributes, combination after combination, `rows` of each at most."""
         draw = np.random.default_rng((seed, test))
         side = self.test if test else ~self.test

@@ -41,8 +41,9 @@ class SCR(Pairwise):
 
     def answer(self, lab: Lab) -> Report:
         """The report. Raises `Invalid` where no pair of attributes has enough texts, or none is learnt wrongly."""
-        if not self.n or min(self.n) < 1 or self.rows < self.least or self.draws < 1:
-            raise Invalid("Each n and draws must be 1 or more, and rows no less than least.")
+        self.check()
+        if not self.n or min(self.n) < 1:
+            raise Invalid("Each n must be 1 or more.")
         found = attributes(lab, self.texts_from, self.max_tokens, self.seed)
         pairs = found.pairs(self.pairs, self.least)
         if not pairs:
@@ -51,6 +52,8 @@ class SCR(Pairwise):
         kept = [pair for pair in every if pair.gap >= self.min_gap]
         if not kept:
             raise Invalid("No probe learnt the wrong attribute of a pair, so nothing can be removed. Ask for more pairs.")
+        if not self._numbers(kept, OWN):
+            raise Invalid(f"Fewer than {min(self.n)} features fire on the texts. Ask for fewer with --n.")
         scores = Scores(kept, self.seed)
         grid, null = self._grid(kept, scores)
         measures = tuple(

@@ -42,10 +42,9 @@ class Shift(Pairwise):
 
     def answer(self, lab: Lab) -> Report:
         """The report. Raises `NotFound` for an attribute or feature that there is not, `Invalid` for too few texts or no bias."""
-        if not self.wanted or not self.unwanted or self.draws < 1:
-            raise Invalid(
-                "Name two attributes, such as --wanted 'domain fiction' --unwanted questions, the features with --features, draws ≥ 1."
-            )
+        self.check()
+        if not self.wanted or not self.unwanted:
+            raise Invalid("Name two attributes, such as --wanted 'domain fiction' --unwanted questions, and the features with --features.")
         outside = [feature for feature in self.features if not 0 <= feature < lab.dictionary.d_sae]
         if outside or len(set(self.features)) < len(self.features):
             raise Invalid(f"Give features from 0 to {lab.dictionary.d_sae - 1}, each once; {outside or 'one'} is not so.")

@@ -52,6 +52,11 @@ class Pairwise(Analysis):
     min_gap: float = 0.1
     """Accuracy that the biased probe must fall short of the oracle on training texts, for a pair to count."""
 
+    def check(self) -> None:
+        """Raises `Invalid` for settings that cannot be."""
+        if self.least < 4 or self.rows < self.least or self.draws < 1:
+            raise Invalid("least must be 4 or more, rows no less than least, and draws 1 or more.")
+
 
 @dataclass(frozen=True)
 class Biased:

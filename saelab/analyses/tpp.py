@@ -68,6 +68,8 @@ class TPP(Analysis):
         names, texts, of_text = self._texts(found)
         means = means_of(found.read(texts), len(texts), dictionaries_of(lab, self.seed))
         classes = perturbed(means, of_text, found.test[texts], self.seed)
+        if min(self.n) > len(classes.sets[OWN].alive):
+            raise Invalid(f"Fewer than {min(self.n)} features fire on the texts. Ask for fewer with --n.")
         accuracies = Accuracies(found.group[texts][found.test[texts]], classes.asked, self.seed)
         grid = self._grid(classes, accuracies)
         clean = accuracies.of(classes.right(classes.sets[OWN].answers))

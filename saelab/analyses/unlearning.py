@@ -41,7 +41,7 @@ _NOTE = (
     "Experimental: a rise of the loss is no forgetting. What a text says may still come out in other words or after a little training, "
     "and unlearning by features was found to harm other knowledge more than training does (arXiv 2410.19278). Nothing follows for WMDP."
 )
-Cellwise = tuple[int, float]
+Setting = tuple[int, float]
 """Number of features, and the multiple m."""
 
 
@@ -146,7 +146,7 @@ class Rise:
     """The difference."""
 
 
-Rises = Mapping[Cellwise, tuple[Rise, Rise]]
+Rises = Mapping[Setting, tuple[Rise, Rise]]
 """By setting, the rises of the chosen features and of the null."""
 
 
