@@ -18,12 +18,14 @@ def means(codes: np.ndarray) -> Means:
     return Means(x=codes + noise, codes={OWN: sparse.csr_array(codes)}, directions={OWN: np.eye(codes.shape[1])})
 
 
-def confounded(low: float, rows: int = 150) -> Biased:
-    """A probe that learnt two attributes together: each feature is `low` or 1, the spurious one three times that; the rest is noise."""
+def confounded(low: float, rows: int = 150, wanted_scale: float = 1.0) -> Biased:
+    """A probe that learnt two attributes together: a feature is `low` or 1 times a scale, 3 for the spurious one; the rest is noise."""
     draw = np.random.default_rng(0)
     answers = np.array([(a, b) for _ in range(2) for a in (True, False) for b in (True, False) for _ in range(rows)])
     codes = np.maximum(0.2 * draw.standard_normal((len(answers), WIDTH)), 0)
-    codes[:, WANTED], codes[:, SPURIOUS] = (scale * np.where(side, 1.0, low) for scale, side in zip((1, 3), answers.T, strict=True))
+    codes[:, WANTED], codes[:, SPURIOUS] = (
+        scale * np.where(side, 1.0, low) for scale, side in zip((wanted_scale, 3), answers.T, strict=True)
+    )
     half = np.arange(4 * rows)
     return learnt(means(codes), answers, ("job", "gender"), (half, half + 4 * rows), np.arange(len(answers)))
 

@@ -5,8 +5,8 @@ equally many of each, its accuracy A_base on the wanted attribute lies below tha
 
     score = Σ_pairs (A_without - A_base) / Σ_pairs (A_oracle - A_base)        1: as good as the oracle; 0: nothing gained; < 0: worse
 
-Pairs are weighed by what there is to gain, so that none with a gap near 0 can run away with the mean. A pair whose gap on training texts
-that neither probe learnt from is below `min_gap` is left out.
+Pairs are weighed by what there is to gain, so that none with a gap near 0 can run away with the mean. A pair whose gap is below `min_gap`
+is left out, by probes that learn from one half of the training texts and are tried on the other.
 """
 
 from collections.abc import Sequence
@@ -49,8 +49,8 @@ class Pairwise(Analysis):
     """Tokens that are read of a text of `sae-probes`, its last ones; windows of the corpus are read whole."""
     draws: int = 5
     """Draws of random features behind the null."""
-    min_gap: float = 0.1
-    """Accuracy that the biased probe must fall short of the oracle on training texts, for a pair to count."""
+    min_gap: float = 0.05
+    """Accuracy by which a biased probe must fall short of the oracle, from one half of the training texts to the other."""
 
     def check(self) -> None:
         """Raises `Invalid` for settings that cannot be."""
@@ -67,7 +67,7 @@ class Biased:
     unwanted: str
     """The one that always came with it."""
     gap: float
-    """How far it falls short of the oracle on training texts of which the two attributes differ, and that neither probe learnt from."""
+    """How far a probe like it falls short of the oracle on half of the training texts, where both learnt from the other half."""
     positive: Bool[np.ndarray, " text"]
     """Which test texts have the wanted attribute."""
     misled: Bool[np.ndarray, " text"]
@@ -109,18 +109,19 @@ def learnt(
     """
     train, test = sides
     differ = answers[:, 0] != answers[:, 1]
-    agree, apart, half = train[~differ[train]], train[differ[train]], train[::2]
+    agree, apart, halves = train[~differ[train]], train[differ[train]], (train[::2], train[1::2])
     biased = probe(means.x[agree], answers[agree, 0])
     if wanted is None:
         wanted = int(_share(biased, means, apart, answers[:, 0]) >= 0.5)
     asked, other = answers[:, wanted], answers[:, 1 - wanted]
-    oracle, unwanted = probe(means.x[half], asked[half]), probe(means.x[train], other[train])
-    unseen = train[1::2][differ[train[1::2]]]
+    oracle, unwanted = probe(means.x[halves[0]], asked[halves[0]]), probe(means.x[train], other[train])
+    tried = halves[0][~differ[halves[0]]]
+    gap = _share(oracle, means, halves[1], asked) - _share(probe(means.x[tried], asked[tried]), means, halves[1], asked)
     sets = {name: ablation(means.x, codes, means.directions[name], [biased, unwanted], train, test) for name, codes in means.codes.items()}
     return Biased(
         wanted=names[wanted],
         unwanted=names[1 - wanted],
-        gap=_share(oracle, means, unseen, asked) - _share(biased, means, unseen, asked),
+        gap=gap,
         positive=asked[test],
         misled=other[test],
         group=group[test],

@@ -139,3 +139,10 @@ def test_what_cannot_be_asked_is_refused_in_words(lab):
         Shift(texts_from="corpus", wanted="domain law", unwanted="questions", features=(999,)).answer(lab)
     with pytest.raises(NotFound, match="domain"):
         Unlearning(forget=("cookery",)).answer(lab)
+
+
+def test_the_gap_is_that_of_the_test_texts_and_none_for_an_attribute_that_cannot_be_learnt():
+    biased, hidden = confounded(low=-1.0), confounded(low=-1.0, wanted_scale=0.0)
+    gap = biased.oracle.mean() - biased.right(biased.sets[OWN].answers).mean()
+    assert biased.gap == pytest.approx(gap, abs=0.1)
+    assert hidden.gap < 0.1, "following the other attribute costs nothing where the wanted one is not there"
