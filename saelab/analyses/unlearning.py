@@ -205,9 +205,9 @@ class _Losses:
 
 def _table(rises: Rises) -> Table:
     rows: list[tuple[Cell, ...]] = [
-        (n, -times, own.forget, own.retain, other.forget, other.retain) for (n, times), (own, other) in rises.items()
+        (n, times, own.forget, own.retain, other.forget, other.retain) for (n, times), (own, other) in rises.items()
     ]
-    columns = ("features", "times", "forget", "retain", "null forget", "null retain")
+    columns = ("features", "m", "forget", "retain", "null forget", "null retain")
     return Table(title="Rise of the next-token loss, nats", columns=columns, rows=tuple(rows))
 
 
