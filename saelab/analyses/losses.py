@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from saelab.corpus import Corpus
 from saelab.errors import Invalid
@@ -63,3 +64,11 @@ def loss_sums(
     """Cross-entropy, and KL from the clean prediction, summed over the scored positions of each window, in nats."""
     found = token_losses(logits, clean, batch)
     return [float(loss.sum()) for loss, _ in found], [float(gap.sum()) for _, gap in found]
+
+
+@torch.inference_mode()
+def cross_entropies(logits: Float[Tensor, "window pos vocab"], batch: Batch) -> list[float]:
+    """Cross-entropy alone, summed over the scored positions of each window, in nats."""
+    targets = batch.ids[:, 1:].to(logits.device)
+    rows = zip(logits, targets, batch.scored, strict=True)
+    return [float(functional.cross_entropy(row[:-1][scored].float(), ids[scored], reduction="sum")) for row, ids, scored in rows]

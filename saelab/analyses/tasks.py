@@ -9,7 +9,7 @@ Without it the tasks are the named concepts of `saelab/analyses/lexicon.py`: is 
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -126,28 +126,40 @@ def _same(texts: list[str]) -> Int[np.ndarray, " row"]:
     return np.unique(np.array(texts, dtype=object).astype(str), return_inverse=True)[1]
 
 
-@torch.inference_mode()
 def last_rows(lab: Lab, texts: list[str], max_tokens: int) -> Float[Tensor, "text width"]:
     """The activation on each text's last token that counts, as the dictionary's training rows hold it."""
+    found: dict[int, Tensor] = {}
+    for number, x, counted in text_rows(lab, texts, max_tokens):
+        places = np.flatnonzero(counted)
+        found[number] = x[int(places[-1]) if len(places) else -1]
+    return torch.stack([found[number] for number in range(len(texts))])
+
+
+@torch.inference_mode()
+def text_rows(
+    lab: Lab, texts: Sequence[str], max_tokens: int
+) -> Iterator[tuple[int, Float[Tensor, "pos width"], Bool[np.ndarray, " pos"]]]:
+    """Each text's number, its activations as training rows hold them, and which positions count; short texts first.
+
+    Arguments:
+    - `max_tokens`: tokens that are read of a text, its last ones.
+    """
     read = [_ending(lab, text, max_tokens) for text in texts]
     lengths = np.array([len(ids) for ids, _ in read])
-    found: dict[int, Tensor] = {}
     order = np.argsort(lengths, kind="stable")
     for part in np.array_split(order, -(-len(order) // _BATCH)):
         ids = torch.zeros(len(part), int(lengths[part].max()), dtype=torch.long)
         for row, number in enumerate(part):
             ids[row, : lengths[number]] = torch.tensor(read[number][0])
         x = lab.rows(ids).float().cpu()
-        found |= {int(number): x[row, read[number][1]] for row, number in enumerate(part)}
-    return torch.stack([found[number] for number in range(len(texts))])
+        yield from ((int(number), x[row, : lengths[number]], read[number][1]) for row, number in enumerate(part))
 
 
-def _ending(lab: Lab, text: str, max_tokens: int) -> tuple[list[int], int]:
-    """The last tokens of a text, and the place of the last one that counts; a blank text is its beginning alone."""
+def _ending(lab: Lab, text: str, max_tokens: int) -> tuple[list[int], Bool[np.ndarray, " pos"]]:
+    """The last tokens of a text, and which of them count; a blank text is its beginning alone."""
     ids, counted = prompt_tokens(lab.subject, lab.policy, text or " ")
     begun = ids[:1] if lab.policy.prepend_bos else []
     limit = min(max_tokens, lab.subject.max_context)
     if len(ids) > limit:
         ids, counted = [*begun, *ids[len(ids) - limit + len(begun) :]], counted[len(counted) - limit :]
-    places = np.flatnonzero(counted)
-    return ids, int(places[-1]) if len(places) else len(ids) - 1
+    return ids, np.array(counted, np.bool_)

@@ -44,8 +44,17 @@ _CORE: Mapping[str, Mapping[str, str]] = {
     "sparsity": {"l0": "l0"},
 }
 """Their groups and names, and our measure of the same quantity."""
-_TYPES = {"core": "core"}
+_TYPES = {"core": "core", "scr": "scr", "tpp": "tpp", "unlearning": "unlearning"}
 """Analyses whose evaluation SAEBench has too."""
+_COUNTED: Mapping[str, Mapping[str, str]] = {
+    "scr": {"scr_metric_threshold_{}": "scr_n"},
+    "tpp": {
+        "tpp_threshold_{}_total_metric": "tpp_n",
+        "tpp_threshold_{}_intended_diff_only": "tpp_intended_n",
+        "tpp_threshold_{}_unintended_diff_only": "tpp_unintended_n",
+    },
+}
+"""Their names of numbers that there is one of for each number of features, and ours up to that number."""
 
 
 @value
@@ -75,9 +84,13 @@ def envelope(report: Report, dictionary: Dictionary, strict: bool = False) -> di
     """
     found: dict[str, float] = {one.name: one.estimate.value for one in report.measures}
     missing = -1.0 if strict else None
-    if report.analysis in _TYPES:
+    if report.analysis == "core":
         found = {**found, **({"kl_spliced": found["kl"]} if "kl" in found else {})}
         metrics = {group: {theirs: found.get(ours, missing) for theirs, ours in names.items()} for group, names in _CORE.items()}
+    elif report.analysis in _COUNTED:
+        metrics = {f"{report.analysis}_metrics": _counted(report.analysis, found)}
+    elif report.analysis in _TYPES:
+        metrics = {report.analysis: {"unlearning_score": missing}, f"saelab_{report.analysis}": found}
     else:
         metrics = {report.analysis: found}
     return {
@@ -92,7 +105,19 @@ def envelope(report: Report, dictionary: Dictionary, strict: bool = False) -> di
         "sae_lens_release_id": report.model,
         "sae_lens_version": None,
         "sae_cfg_dict": settings_of(dictionary),
-        "eval_result_unstructured": {"saelab": {"schema": 1, "metric_impl": METRIC_IMPL, "report": to_dict(report)}},
+        "eval_result_unstructured": {
+            "saelab": {"schema": 1, "metric_impl": METRIC_IMPL, "experimental": report.experimental, "report": to_dict(report)}
+        },
+    }
+
+
+def _counted(analysis: str, found: Mapping[str, float]) -> dict[str, float]:
+    """Numbers for each number of features under SAEBench's names."""
+    return {
+        theirs.format(name.removeprefix(ours)): number
+        for theirs, ours in _COUNTED[analysis].items()
+        for name, number in found.items()
+        if name.startswith(ours)
     }
 
 

@@ -26,6 +26,10 @@ LESS = {
     "structure": {"steps": 20},
     "senses": {"rows": 20000, "words": 3},
     "stability": {"rows": 2000, "features": 128},
+    "scr": {"texts_from": "corpus", "pairs": 2, "rows": 20, "least": 4, "n": (2, 10), "draws": 2},
+    "shift": {"texts_from": "corpus", "rows": 40, "least": 4, "wanted": "questions", "unwanted": "domain law", "features": (1, 2)},
+    "tpp": {"rows": 20, "least": 4, "n": (2, 10), "draws": 2},
+    "unlearning": {"rows": 10000, "n": (2, 8), "times": (0.0, 4.0), "windows": 8, "draws": 1},
 }
 """Smaller settings, so that the suite is quick; an analysis without any runs with its defaults."""
 

@@ -4,15 +4,21 @@ Each formula of another tool is written out here in a few lines from its publish
 """
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from confounded import SPURIOUS, classes, confounded
 from jaxtyping import Float
+from scipy import sparse
 from torch import Tensor
 
 from saelab.analyses.core import reconstruction
 from saelab.analyses.logistic import area, validated
+from saelab.analyses.means import OWN
+from saelab.analyses.spurious import Scores
+from saelab.analyses.tpp import drops, targeted
 from saelab.corpus import document_info
 from saelab.dictionary import Codes
 from saelab.estimates import ratio
@@ -157,3 +163,43 @@ def test_zero_ablation_makes_a_poor_dictionary_look_good():
     clean, spliced, mean, zero = 3.0, 4.0, 5.0, 13.0
     assert (zero - spliced) / (zero - clean) == pytest.approx(0.9)
     assert (mean - spliced) / (mean - clean) == 0.5
+
+
+def saebench_scr(base: float, oracle: float, without: float) -> float:
+    """SAEBench 0.6.0, evals/scr_and_tpp: the share of the gap between two accuracies that is closed, 0 for a gap below 0.001."""
+    return 0.0 if oracle - base < 0.001 else (without - base) / (oracle - base)
+
+
+@pytest.mark.parametrize(("low", "theirs"), [(-1.0, 1.0), (0.0, 0.0)])
+def test_scr_of_the_very_feature_of_the_bias_is_nothing_where_that_feature_is_silent_on_one_side(low, theirs):
+    """Set to 0, a feature of one side alone moves all texts past the probe's threshold; set to its mean, none."""
+    biased = confounded(low)
+    tests, scores, feature = biased.sets[OWN], Scores([biased], seed=0), np.array([SPURIOUS])
+    right = {to: biased.right(tests.without(feature, to)) for to in ("zero", "mean")}
+    base, oracle = biased.right(tests.answers).mean(), biased.oracle.mean()
+    assert saebench_scr(base, oracle, right["zero"].mean()) == pytest.approx(theirs, abs=0.1)
+    assert scores.score([right["mean"]]).value == pytest.approx(1.0, abs=0.1)
+
+
+def test_scr_of_a_probe_without_bias_is_the_noise_of_one_text_in_two_hundred():
+    assert saebench_scr(base=0.900, oracle=0.905, without=0.910) == pytest.approx(2.0)
+    assert saebench_scr(base=0.900, oracle=0.905, without=0.890) == pytest.approx(-2.0)
+
+
+def test_tpp_is_at_its_best_for_features_that_say_nothing_of_the_classes():
+    """Features that fire on all texts alike, each read by one probe: without it that probe says no to everything."""
+    found, accuracies = classes()
+    count = found.asked.shape[1]
+    codes = sparse.csr_array(np.full((len(found.positive), count), 5.0))
+    alike = replace(found.sets[OWN], codes=codes, centre=np.full(count, 5.0), pulls=20 * np.eye(count))
+    features = [np.array([number]) for number in range(count)]
+    theirs, ours = (targeted(drops(replace(found, sets={OWN: alike}), accuracies, OWN, features, to))[0] for to in ("zero", "mean"))
+    assert theirs == pytest.approx(0.5, abs=0.02), "the most that TPP can be"
+    assert ours == 0
+
+
+def test_tpp_of_the_true_features_is_not_at_its_best():
+    """A probe tells a class by the absence of the others too, and keeps that when the feature of the class is gone."""
+    found, accuracies = classes()
+    drop = drops(found, accuracies, OWN, [np.array([number]) for number in range(4)], "zero")
+    assert 0.25 < targeted(drop)[0] < 0.45
