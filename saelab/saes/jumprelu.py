@@ -45,8 +45,8 @@ _LEAST = 0.1
 """Thresholds begin at so many times the root mean square of the pre-activations at least."""
 _MOST = 1 / 16
 """Share of all pre-activations that lists may hold; beyond it a step is dense."""
-_SPARE = 1.5
-"""Lists have room for at least so many times what the last steps had."""
+_TIGHT, _SPARE, _SLACK = 1.15, 1.4, 2.0
+"""Lists are given room for `_SPARE` times what the last steps had, once it is less than `_TIGHT` or more than `_SLACK` times that."""
 
 
 @DICTIONARIES.register("jumprelu")
@@ -145,7 +145,7 @@ class JumpReLU(Penalised):
             asked, self._told = self._told, (Told(self.most[0]), Told(self.most[1]))
             self.most.zero_()
             shares = [told.read() for told in asked or ()]
-            room = [2.0 ** math.ceil(math.log2(_SPARE * share)) for share in shares if share > 0]
+            room = [_room(share, now) for share, now in zip(shares, self._room or (0.0, 0.0), strict=False) if share > 0]
             self._room = (room[0], room[1]) if len(room) == 2 and sum(room) <= _MOST else None
         return self._room
 
@@ -247,6 +247,11 @@ class JumpReLU(Penalised):
         self.log_ratio.zero_()
         self.base.copy_(tensors["threshold"].clamp(min=0.0))
         return super().assign(tensors)
+
+
+def _room(share: float, now: float) -> float:
+    """The room for such a share of all pre-activations: what it is, where that will do, since a step is recorded anew for another."""
+    return now if _TIGHT * share <= now <= _SLACK * share else _SPARE * share
 
 
 class _Jump(torch.autograd.Function):
