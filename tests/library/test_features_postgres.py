@@ -1,13 +1,8 @@
-"""The same store in PostgreSQL, where a server is installed; else the statements are compiled for it."""
-
-import os
-import shutil
-import socket
-import subprocess
-from pathlib import Path
+"""The same store in PostgreSQL."""
 
 import numpy as np
 import planted
+import postgres
 import pytest
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
@@ -20,34 +15,13 @@ from saelab.features.table_page import Filters
 from saelab.features.write import Geometry, write_features
 from saelab.records import Label, Score
 
-PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) if Path("/usr/lib/postgresql").is_dir() else []
-
-
-def as_postgres(command, **options):
-    """The server refuses to be run by the superuser."""
-    user = {"user": "postgres"} if os.geteuid() == 0 else {}
-    return subprocess.run(command, check=True, capture_output=True, **user, **options)
-
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server():
     pytest.importorskip("psycopg")
-    if not PROGRAMS:
-        pytest.skip("no PostgreSQL is installed")
-    folder = Path("/tmp") / f"saelab-postgres-{os.getpid()}"  # a socket's path must be short, and the server's own user must reach it
-    folder.mkdir()
-    if os.geteuid() == 0:
-        shutil.chown(folder, "postgres")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    programs, control = PROGRAMS[-1].parent, [PROGRAMS[-1].parent / "pg_ctl", "-D", folder / "data", "-w"]
-    as_postgres([programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "saelab", "--no-sync"])
-    options = f"-p {port} -k {folder} -c fsync=off -c listen_addresses=''"
-    as_postgres([*control, "-l", folder / "log", "-o", options, "start"])
-    yield f"postgresql://saelab@/postgres?host={folder}&port={port}"
-    as_postgres([*control, "-m", "immediate", "stop"])
-    shutil.rmtree(folder)
+    pytest.importorskip(postgres.PACKAGE)
+    with postgres.running() as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
