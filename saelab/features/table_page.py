@@ -1,9 +1,24 @@
 """One page of the feature table: filters, sorting and paging by key, so that a late page costs no more than the first."""
 
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, exists, func, literal_column, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Connection,
+    FromClause,
+    Integer,
+    RowMapping,
+    Select,
+    exists,
+    func,
+    literal_column,
+    select,
+    tuple_,
+)
 
 from saelab.errors import Invalid, unknown
 from saelab.features import tables
@@ -14,7 +29,7 @@ from saelab.values import value
 MAX_LIMIT = 500
 _NONE = 1e300  # beyond any score
 _FEW = 4096
-"""Up to so many features it is faster to look each up than to go through what is sorted or found."""
+"""Up to so many features it is faster to look up the score of each than to go through the scores in order."""
 
 
 @value
@@ -52,12 +67,14 @@ def page_of(connection: Connection, filters: Filters, sort: str, descending: boo
     if not 1 <= limit <= MAX_LIMIT:
         raise Invalid(f"limit must be from 1 to {MAX_LIMIT}, not {limit}.")
     place = _place(cursor)
-    conditions, total = _conditions(connection, filters)
-    if sort == "index":
-        found = _by_index(connection, conditions, descending, place, limit + 1)
+    passing = _passing(connection, filters)
+    total = int(connection.scalar(passing.select(func.count())) or 0)
+    if not total:
+        found: list[tuple[float | None, int]] = []
+    elif sort == "index":
+        found = _by_index(connection, passing, descending, place, limit + 1)
     else:
-        valued, bare = _numbered(connection, conditions, sort, few=total <= _FEW)
-        found = _ranked(connection, valued, bare, descending, place, limit + 1)
+        found = _ranked(connection, _numbered(connection, passing, sort, few=total <= _FEW), descending, place, limit + 1)
     shown = found[:limit]
     following = json.dumps(shown[-1]) if len(found) > limit else None
     return FeaturePage(items=rows_of(connection, [index for _, index in shown]), total=total, next_cursor=following)
@@ -88,24 +105,32 @@ def row_of(row: RowMapping) -> FeatureRow:
     )
 
 
-def _conditions(connection: Connection, filters: Filters) -> tuple[list[ColumnElement[bool]], int]:
-    """What features must fulfil to pass the filters, and how many do.
+@dataclass(frozen=True)
+class _Passing:
+    """The features that pass the filters."""
 
-    Of words alone the index of words knows by itself how many features have them; where they are few, it leads to them. Else features are
-    gone through in the order of the page, and each is looked up among those with the words.
-    """
-    found, index = _numbers(filters), tables.features.c.index
+    source: FromClause
+    """The table of features; with words, those that the index of words finds, each looked up in it."""
+    conditions: tuple[ColumnElement[bool], ...]
+    """What each must fulfil besides."""
+    alone: tuple[ColumnElement[bool], ...]
+    """What a feature must fulfil where it is not looked for in `source`."""
+
+    def select(self, *columns: ColumnElement[Any]) -> Select[Any]:
+        """Some columns of them."""
+        return select(*columns).select_from(self.source).where(*self.conditions)
+
+
+def _passing(connection: Connection, filters: Filters) -> _Passing:
+    found, index = tuple(_numbers(filters)), tables.features.c.index
     query = word_query(connection, filters.words)
     if query is not None:
-        words = matching(connection, query).columns(literal_column("feature"))
-        among = (index + 0).in_(words)  # a sum cannot be looked up, so the database goes through the features
-        if not found:
-            total = int(connection.scalar(select(func.count()).select_from(words.subquery())) or 0)
-            return [index.in_(words) if total <= _FEW else among], total
-        found.append(among)
-    elif filters.words.strip():
-        found.append(tables.features.c.top_tokens.contains(filters.words.strip(), autoescape=True))
-    return found, int(connection.scalar(select(func.count()).select_from(tables.features).where(*found)) or 0)
+        words = matching(connection, query).columns(literal_column("feature", Integer))
+        with_words = words.subquery("with_words")
+        return _Passing(with_words.join(tables.features, index == with_words.c.feature), found, (*found, index.in_(words)))
+    if filters.words.strip():
+        found = (*found, tables.features.c.top_tokens.contains(filters.words.strip(), autoescape=True))
+    return _Passing(tables.features, found, found)
 
 
 def _numbers(filters: Filters) -> list[ColumnElement[bool]]:
@@ -132,67 +157,83 @@ def _numbers(filters: Filters) -> list[ColumnElement[bool]]:
 
 
 def _by_index(
-    connection: Connection, conditions: list[ColumnElement[bool]], descending: bool, place: tuple[float | None, int] | None, limit: int
+    connection: Connection, passing: _Passing, descending: bool, place: tuple[float | None, int] | None, limit: int
 ) -> list[tuple[float | None, int]]:
     index = tables.features.c.index
-    chosen = select(index).where(*conditions)
+    chosen = passing.select(index)
     if place is not None:
         chosen = chosen.where(index < place[1] if descending else index > place[1])
     return [(None, number) for number in connection.scalars(chosen.order_by(index.desc() if descending else index).limit(limit))]
 
 
+@dataclass(frozen=True)
+class _Numbered:
+    """The features that pass, with the numbers to sort them by."""
+
+    valued: Select[Any, Any]
+    """Numbers and features, where there is a number."""
+    bare: Callable[[int], Select[Any] | CompoundSelect[Any]]
+    """The features without one that come after a feature."""
+
+
 def _ranked(
-    connection: Connection,
-    valued: Select[Any, Any],
-    bare: Select[Any, Any],
-    descending: bool,
-    place: tuple[float | None, int] | None,
-    limit: int,
+    connection: Connection, numbered: _Numbered, descending: bool, place: tuple[float | None, int] | None, limit: int
 ) -> list[tuple[float | None, int]]:
     """Up to `limit` numbers and features after a place: first those with the number sorted by, then those without."""
     rows: list[tuple[float | None, int]] = []
     if place is None or place[0] is not None:
-        number, index = valued.selected_columns
-        chosen = valued.where(number.is_not(None))
+        number, index = numbered.valued.selected_columns
+        chosen = numbered.valued
         if place is not None:
             key = tuple_(number, index)
             chosen = chosen.where(key < place if descending else key > place)
         order = (number.desc(), index.desc()) if descending else (number, index)
         rows = [(number, index) for number, index in connection.execute(chosen.order_by(*order).limit(limit))]
     if len(rows) < limit:
-        number, index = bare.selected_columns
         after = place[1] if place is not None and place[0] is None else -1
-        chosen = bare.where(number.is_(None), index > after).order_by(index).limit(limit - len(rows))
-        rows += [(None, index) for _, index in connection.execute(chosen)]
+        rows += [(None, index) for index in connection.scalars(numbered.bare(after).limit(limit - len(rows)))]
     return rows
 
 
-def _numbered(
-    connection: Connection, conditions: list[ColumnElement[bool]], sort: str, few: bool
-) -> tuple[Select[Any, Any], Select[Any, Any]]:
-    """The numbers to sort by with their features: how to find those that have one, and those that have none.
+def _numbered(connection: Connection, passing: _Passing, sort: str, few: bool) -> _Numbered:
+    """The numbers to sort by: a column of `features`, or scores of one scorer, given to the shown label or to the feature itself.
 
-    A column of `features` has an index to walk down. Scores of one scorer, given to the shown label or to the feature itself, have one too,
-    with a look at the feature of each; where few features pass the filters, the score of each is looked up instead. Raises `NotFound` for a
-    sort that is not there.
+    Each has an index to walk down. Where few features pass the filters, the score of each is looked up instead. Raises `NotFound` for a sort
+    that is not there.
     """
     features, scores = tables.features.c, tables.scores.c
     if sort in tables.SORTS:
-        plain = select(tables.SORTS[sort], features.index).where(*conditions)
-        return plain, plain
+        number = tables.SORTS[sort]
+        valued = passing.select(number, features.index).where(number.is_not(None))
+        return _Numbered(valued, lambda after: _after(passing.select(features.index).where(number.is_(None)), features.index, after))
     scorer, _, lift = sort.partition(".")
     if lift not in ("", "lift") or connection.scalar(select(scores.feature).where(scores.scorer == scorer).limit(1)) is None:
         known = list(connection.scalars(select(scores.scorer).distinct()))
         raise unknown("sort", sort, ["index", *tables.SORTS, *known, *(f"{name}.lift" for name in known)])
     number = scores.lift if lift else scores.value
-    of_feature = (scores.scorer == scorer, scores.feature == features.index, scores.labeller.in_((features.labeller, "")))
-    looked_up = select(number).where(*of_feature).correlate(tables.features).scalar_subquery()
-    numbers = select(looked_up.label("number"), features.index).where(*conditions).cte("numbers").prefix_with("MATERIALIZED")
-    each = select(numbers.c.number, numbers.c.index)
+    of_scorer, of_feature = scores.scorer == scorer, (scores.feature == features.index, scores.labeller.in_((features.labeller, "")))
     if few:
-        return each, each
-    passing = exists().where(*of_feature[1:], *conditions).correlate(tables.scores)
-    return select(number, scores.feature).where(scores.scorer == scorer, passing), each
+        looked_up = select(number).where(of_scorer, *of_feature).correlate(tables.features).scalar_subquery()
+        each = passing.select(looked_up.label("number"), features.index).cte("numbers").prefix_with("MATERIALIZED")
+        valued = select(each.c.number, each.c.index).where(each.c.number.is_not(None))
+        return _Numbered(valued, lambda after: _after(select(each.c.index).where(each.c.number.is_(None)), each.c.index, after))
+    shown = exists().where(*of_feature, *passing.alone).correlate(tables.scores)
+    valued = select(number, scores.feature).where(of_scorer, number.is_not(None), shown)
+    return _Numbered(valued, lambda after: _without_score(passing, (of_scorer, number.is_not(None)), after))
+
+
+def _after(chosen: Select[Any], index: ColumnElement[int], after: int) -> Select[Any]:
+    return chosen.where(index > after).order_by(index)
+
+
+def _without_score(passing: _Passing, scored: Sequence[ColumnElement[bool]], after: int) -> CompoundSelect[Any]:
+    """Features without a score of their label nor of themselves. Each part comes in the order of features, so the database has but to merge."""
+    features, scores = tables.features.c, tables.scores.c
+    later = (*scored, scores.feature > after)
+    labels = passing.select(features.index, features.labeller).where(features.index > after)
+    of_labels = select(scores.feature, scores.labeller).where(*later)
+    of_features = select(scores.feature, features.labeller).join(tables.features, features.index == scores.feature)
+    return labels.except_(of_labels, of_features.where(*later, scores.labeller == "")).order_by("index", "labeller")
 
 
 def _place(cursor: str | None) -> tuple[float | None, int] | None:

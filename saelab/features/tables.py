@@ -6,7 +6,7 @@
 from sqlalchemy import BigInteger, Boolean, Column, Dialect, Double, Index, Integer, LargeBinary, MetaData, Table, TypeDecorator
 from sqlalchemy import Text as PlainText
 
-SCHEMA = 2
+SCHEMA = 3
 metadata = MetaData()
 Large = BigInteger().with_variant(Integer, "sqlite")  # in SQLite only a column declared INTEGER is the row's own number
 
@@ -152,6 +152,7 @@ scores = Table(
 """Scores of a label by one scorer, headline first, as JSON; value and lift of the headline beside it."""
 for _name in ("value", "lift"):
     Index(f"scores_by_{_name}", scores.c.scorer, scores.c[_name], scores.c.feature, scores.c.labeller)
+Index("scores_by_feature", scores.c.scorer, scores.c.feature, scores.c.labeller, scores.c.value, scores.c.lift)
 
 meanings = Table(
     "meanings",

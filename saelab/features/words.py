@@ -34,7 +34,7 @@ _DIALECTS = {
         ),
         insert="INSERT INTO words (rowid, label, tokens) VALUES (:feature, '', :tokens)",
         label="UPDATE words SET label = :label WHERE rowid = :feature",
-        matching="SELECT rowid AS feature FROM words WHERE words MATCH :match",
+        matching="SELECT rowid + 0 AS feature FROM words WHERE words MATCH :match",  # a sum cannot be looked up: all are found at once
         ranked="SELECT rowid FROM words WHERE words MATCH :match ORDER BY rank, rowid LIMIT :limit",
         each='"{}"*',
         joint=" ",

