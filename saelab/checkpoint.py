@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from saelab.errors import Conflict, Corrupt
-from saelab.run import differences, whole
+from saelab.run import differences, remove, whole
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 """State of an unfinished training."""
@@ -25,7 +25,7 @@ SHARDS_FOLDER = "checkpoint"
 def forget_checkpoint(folder: Path) -> None:
     """Deletes the state of an unfinished training."""
     for name in (CHECKPOINT_FILE, POINTER_FILE):
-        (folder / name).unlink(missing_ok=True)
+        remove(folder / name)
     shutil.rmtree(folder / SHARDS_FOLDER, ignore_errors=True)
 
 

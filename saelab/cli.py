@@ -189,7 +189,7 @@ def main(commands: Mapping[str, type[Command]], args: Sequence[str] | None = Non
         _end(error, 2)
     try:
         with joined() as job, shown() if job.leads else nullcontext():
-            if not isinstance(command, (Capture, Train, Sweep)):
+            if not isinstance(command, (Capture, Train, Sweep, Collect)):
                 job.need_alone()
             OUT.quiet = not job.leads
             command()

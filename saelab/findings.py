@@ -20,7 +20,7 @@ from saelab.values import value
 
 @value
 class Collect:
-    """Collects statistics and examples of every feature in one pass, of several dictionaries together."""
+    """Collects statistics and examples of every feature in one pass, of several dictionaries together; under torchrun each process its part."""
 
     run: Positional[Path]
     """The run's folder."""

@@ -12,9 +12,10 @@ is refused with the name of the field, never silently mixed with old results.
 
 import os
 import platform
+import shutil
 import time
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -70,12 +71,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def whole(path: Path) -> Generator[Path]:
     """Gives another path to write to, which takes the place of `path` at the end; after an error nothing is left of it.
 
-    Raises `Conflict` if the file cannot be written.
+    It lies in a folder of its own, so that what the writer itself puts beside it (safetensors writes to a hidden file first, SQLite keeps a
+    journal) goes with it, and what a writer that was killed left there goes at the next. Raises `Conflict` if the file cannot be written.
     """
-    half = path.with_name(path.name + ".part")
+    folder = path.with_name(path.name + ".part")
+    half = folder / path.name
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half.unlink(missing_ok=True)
+        _clear(folder)
+        folder.mkdir(parents=True)
         yield half
         with half.open("rb+") as file:
             os.fsync(file.fileno())
@@ -83,8 +86,19 @@ def whole(path: Path) -> Generator[Path]:
     except (OSError, SafetensorError) as error:
         raise cannot_write(path, error) from None
     finally:
-        with suppress(OSError):
-            half.unlink(missing_ok=True)
+        _clear(folder)
+
+
+def remove(path: Path) -> None:
+    """Deletes a file that `whole` made, where it is there, and what a writer of it that was killed left."""
+    path.unlink(missing_ok=True)
+    _clear(path.with_name(path.name + ".part"))
+
+
+def _clear(folder: Path) -> None:
+    if folder.is_file():  # as older versions left it
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def cannot_write(path: Path, error: Exception) -> Conflict:

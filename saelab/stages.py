@@ -241,24 +241,34 @@ def collect(
     """Statistics, examples and geometry of every feature; of several dictionaries in one pass.
 
     They come into `features.db`, or into the PostgreSQL database of the URL `store`. A pooled dictionary is looked at where `hook` says, or
-    else at its first hook. A `part` collects its share of the activations alone, for the pass that later puts all parts together. Raises
-    `NotFound` or `Invalid` for a hook that is none of the dictionary's.
+    else at its first hook. A `part` collects its share of the activations alone, for the pass that later puts all parts together; the
+    processes of a job collect a part each, and the one that leads puts them together. Raises `NotFound` or `Invalid` for a hook that is none
+    of the dictionary's, `Invalid` for a part in a job.
     """
     names = [sources] if sources is None or isinstance(sources, str) else list(dict.fromkeys(sources)) or [None]
     labs = [lab for lab in (Lab(run, name, hook) for name in names) if not lab.folder.done("collect", _collecting(lab, config))]
     if not labs:
         return
-    began = time.monotonic()
+    began, job = time.monotonic(), current()
+    if job.size > 1 and part is not None:
+        raise Invalid(f"torchrun started {job.size} processes, which collect a part each. Leave --part and --parts out.")
     readers = [Reader(lab.dictionary, chunks, lab.folder.path) for lab, chunks in zip(labs, readings(labs), strict=True)]
-    found = collect_together(readers, labs[0].corpus, config, part)
+    share = part if job.size == 1 else Part(number=job.rank, of=job.size)
+    found = collect_together(readers, labs[0].corpus, config, share)
+    job.meet()
     if part is None:
-        for lab, collected in zip(labs, found, strict=True):
-            lab.dictionary.cpu()
-            where = put_store_place(lab.folder.path, store, f"{run.name}/{lab.source}")
-            write_features(where, lab.subject.name, lab.source, collected, lab.subject.vocabulary, _geometry(lab, collected))
-            forget(lab.folder.path)
-            facts = {"num_tokens": collected.statistics.num_tokens, "num_features": lab.dictionary.d_sae, **_models(lab)}
-            lab.folder.finish("collect", _collecting(lab, config), facts, began)
+        job.led(lambda: _put(labs, config, store, found if job.size == 1 else collect_together(readers, labs[0].corpus, config), began))
+
+
+def _put(labs: Sequence[Lab], config: CollectConfig, store: str | None, found: Sequence[Collected], began: float) -> None:
+    """Writes what was collected of some dictionaries, each where it belongs."""
+    for lab, collected in zip(labs, found, strict=True):
+        lab.dictionary.cpu()
+        where = put_store_place(lab.folder.path, store, f"{lab.run.name}/{lab.source}")
+        write_features(where, lab.subject.name, lab.source, collected, lab.subject.vocabulary, _geometry(lab, collected))
+        forget(lab.folder.path)
+        facts = {"num_tokens": collected.statistics.num_tokens, "num_features": lab.dictionary.d_sae, **_models(lab)}
+        lab.folder.finish("collect", _collecting(lab, config), facts, began)
 
 
 def _collecting(lab: Lab, config: CollectConfig) -> dict[str, Any]:

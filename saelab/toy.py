@@ -81,6 +81,8 @@ def subject_folder(folder: Path, recipe: ToyRecipe | None = None) -> Path:
             _write(Path(half) / "toy", recipe)
             shutil.rmtree(folder, ignore_errors=True)
             (Path(half) / "toy").rename(folder)
+        for left in folder.parent.glob(f".{folder.name}-*"):  # by processes that were killed; one at work will find the folder
+            shutil.rmtree(left, ignore_errors=True)
     except OSError as error:
         if _made(folder) != recipe:  # otherwise another process was faster
             raise Conflict(f"Cannot write the toy subject to {folder}: {error.strerror}.") from None

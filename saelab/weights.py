@@ -146,6 +146,8 @@ def _converted(gguf: Path, name: str) -> Path:
             half.mkdir(parents=True, exist_ok=True)
             _convert(gguf, half)
             half.rename(folder)
+            for left in folder.parent.glob(f"{folder.name}.part*"):  # by processes that were killed; one at work will find the folder
+                shutil.rmtree(left, ignore_errors=True)
         except (OSError, SafetensorError) as error:
             if not folder.is_dir():  # another process may have been faster
                 raise Conflict(f"Cannot write the converted model to {folder}: {error}. Free space there or set XDG_CACHE_HOME.") from None

@@ -45,8 +45,8 @@ class Job:
         """Raises `Invalid` for several processes, where there is work that they cannot share."""
         if self.size > 1:
             raise Invalid(
-                f"torchrun started {self.size} processes, but only capture, train and sweep share their work among several. Run this "
-                "command alone."
+                f"torchrun started {self.size} processes, but only capture, train, sweep and collect share their work among "
+                "several. Run this command alone."
             )
 
     def led(self, work: Callable[[], T]) -> T | None:

@@ -35,7 +35,7 @@ from saelab.features.examples import Grid
 from saelab.features.postings import PARTS, PostingsWriter
 from saelab.features.sketch import CollectConfig, Collected, Sketch
 from saelab.progress import track
-from saelab.run import whole
+from saelab.run import remove, whole
 from saelab.values import to_dict, value
 
 _CHECKPOINT = "collect.part.safetensors"
@@ -132,7 +132,7 @@ def collect_together(readers: Sequence[Reader], corpus: Corpus, config: CollectC
 def forget(folder: Path) -> None:
     """Deletes the saved state of a pass and of its parts, once what they found is written."""
     for file in folder.glob(PARTS):
-        file.unlink()
+        remove(file)
 
 
 def _check(config: CollectConfig, part: Part | None) -> None:

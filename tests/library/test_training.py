@@ -137,6 +137,16 @@ def test_a_finished_folder_holds_a_dictionary_and_a_log_and_nothing_else(uninter
     assert isinstance(load_dictionary(folder), kind)
 
 
+def test_what_killed_writers_left_goes_at_the_next_save_or_with_the_checkpoint(tmp_path):
+    for name in (CHECKPOINT_FILE, WEIGHTS_FILE):
+        left = tmp_path / f"{name}.part"
+        left.mkdir()
+        (left / ".tmpAbCdEf").write_bytes(b"half of the weights")
+    (tmp_path / "cfg.json.part").write_bytes(b"{")  # as it was left before there were folders
+    trained(TopK, tmp_path, checkpoint_every=1e9)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["cfg.json", LOG_FILE, WEIGHTS_FILE]
+
+
 def test_a_half_written_line_of_the_log_is_left_out(tmp_path):
     trained(TopK, tmp_path)
     with (tmp_path / LOG_FILE).open("a") as file:
