@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table as Grid
+from rich.text import Text
 from tyro.conf import OmitArgPrefixes, Positional
 
 from saelab.analyses.base import analyse
@@ -12,12 +14,12 @@ from saelab.console import OUT
 from saelab.interop.saebench import write_saebench
 from saelab.lab import Lab
 from saelab.records import Estimate
-from saelab.reports import Cell, Report
+from saelab.reports import Cell, Report, Table
 from saelab.run import open_run
 from saelab.values import value
 
-_NARROW, _SHORT = 7, 24
-"""Columns up to which a table shows intervals; characters of a cell in wider ones."""
+_NARROW = 7
+"""Columns up to which a table shows intervals and whole texts."""
 _ROWS = 40
 """Rows of a table that are shown; the file has them all."""
 
@@ -57,19 +59,30 @@ def show(report: Report) -> None:
             grid.add_row(one.name, _shown(one.estimate), null, f"{one.estimate.n:,}")
         OUT.print(grid)
     for table in report.tables:
-        grid = Grid(*table.columns, title=table.title)
-        for row in table.rows[:_ROWS]:
-            grid.add_row(*(_shown(cell, whole=len(row) <= _NARROW) for cell in row))
-        OUT.print(grid)
+        OUT.print(_grid(table))
     for note in report.notes:
         OUT.print(note, markup=False)
 
 
+def _grid(table: Table) -> Grid:
+    """A table for the terminal. Where it has many columns a row keeps to one line: texts give way to numbers, and end in an ellipsis."""
+    if whole := len(table.columns) <= _NARROW:
+        grid = Grid(*table.columns, title=table.title)
+    else:
+        grid = Grid(title=table.title, box=SIMPLE_HEAD, padding=0, show_edge=False)
+        for number, name in enumerate(table.columns):
+            texts = any(isinstance(row[number], str) for row in table.rows)
+            grid.add_column(name, no_wrap=not texts, justify="left" if texts else "right")
+    for row in table.rows[:_ROWS]:
+        grid.add_row(*(Text(_shown(cell, whole), no_wrap=not whole, overflow=None if whole else "ellipsis") for cell in row))
+    return grid
+
+
 def _shown(cell: Cell, whole: bool = True) -> str:
-    """A cell as text; without intervals, and cut, where a table has many columns."""
+    """A cell as text; in a table with many columns without intervals, and rounded to what a glance takes in."""
     if isinstance(cell, Estimate):
         interval = f" [{cell.low:.3g}, {cell.high:.3g}]" if whole and cell.low is not None and cell.high is not None else ""
         return f"{cell.value:.{4 if whole else 2}g}{interval}"
     if isinstance(cell, float):
-        return f"{cell:.{3 if whole else 2}g}"
-    return "" if cell is None else str(cell) if whole else str(cell)[:_SHORT]
+        return "<.001" if 0 < cell < 1e-3 and not whole else f"{cell:.{3 if whole else 2}g}"
+    return "" if cell is None else str(cell)

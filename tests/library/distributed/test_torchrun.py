@@ -3,9 +3,11 @@
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,9 @@ from safetensors.torch import load_file
 
 from saelab import recipes, stages
 from saelab.checkpoint import CHECKPOINT_FILE
+from saelab.corpus import Corpus
 from saelab.dictionary import WEIGHTS_FILE
+from saelab.features.postings import Postings
 from saelab.grid import SweepStage, sweep
 from saelab.run import Run
 from saelab.saes.topk import TopK
@@ -21,6 +25,8 @@ from saelab.training import TrainConfig
 
 ROOT = Path(__file__).parents[3]
 HOOK = recipes.toy().capture.hooks[0]
+SOURCE = "collected"
+CAPTURE = replace(recipes.toy().capture, shard_windows=32)
 STEPS = 200
 TRAIN = f"""--hook {HOOK} --train.steps {STEPS} --train.batch-size 64 --train.checkpoint-every 0 --train.evaluate-every 0
     sae:topk --sae.d-sae 64 --sae.k 4"""
@@ -83,12 +89,64 @@ def test_captured_files_and_trained_members_are_those_of_one_process(crew, run):
         assert all(one[key].equal(two[key]) for key in one)
 
 
+def test_features_collected_by_two_are_those_of_one_process(crew, run):
+    stages.capture(run, CAPTURE)
+    train_stage(None, run.path, SOURCE)
+    alone = Run(run.path.with_name("alone"))
+    shutil.copytree(run.path, alone.path)
+    crew.run(collect_stage, run.path)
+    collect_stage(None, alone.path)
+    two, one = (rows(made) for made in (run, alone))
+    assert two.keys() == one.keys()
+    for table in one:
+        assert two[table] == [pytest.approx(row, rel=1e-12) for row in one[table]], f"sums of {table} are rounded in another order"
+    vectors = [Postings(made.source(SOURCE).path, Corpus.open(made.corpus)).vectors("max") for made in (run, alone)]
+    assert (vectors[0] != vectors[1]).nnz == 0
+    names = [sorted(item.name for item in made.source(SOURCE).path.iterdir()) for made in (run, alone)]
+    assert names[0] == names[1]
+    crew.run(collect_stage, run.path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the processes in /proc")
+def test_a_killed_process_ends_the_collection_and_the_same_command_goes_on(crew, run):
+    stages.capture(run, CAPTURE)
+    train_stage(None, run.path, SOURCE)
+    folder = run.source(SOURCE).path
+    job = start("collect", str(run.path), "--checkpoint", "0", "--batch", "64")
+    while not list(folder.glob("collect*.part.safetensors")):
+        assert job.poll() is None, job.communicate()[1]
+        time.sleep(0.01)
+    began = time.monotonic()
+    os.kill(children(job)[1], signal.SIGKILL)
+    _, told = job.communicate(timeout=60)
+    assert job.returncode != 0
+    assert time.monotonic() - began < 60
+    assert "SIGKILL" in told
+    assert run.source(SOURCE).manifest("collect") is None
+    kept = {file.name: file.stat().st_mtime_ns for file in folder.glob("collect*.part.safetensors")}
+    assert kept
+    crew.run(collect_stage, run.path)
+    assert run.source(SOURCE).manifest("collect").facts["num_features"] == 64
+    assert not list(folder.glob("collect*.part*"))
+
+
 def says(job):
     return job.speaks_first()
 
 
 def capture_stage(job, path):
     stages.capture(Run(path), recipes.toy().capture)
+
+
+def collect_stage(job, path):
+    stages.collect(Run(path), replace(recipes.toy().collect, postings=1.0, checkpoint=0.0))
+
+
+def rows(run):
+    """Every row of every table of the store."""
+    with sqlite3.connect(run.source(SOURCE).path / "features.db") as connection:
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
+        return {name: connection.execute(f"SELECT * FROM {name} ORDER BY 1, 2").fetchall() for name in tables}
 
 
 def train_stage(job, path, source):
