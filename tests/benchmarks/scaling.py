@@ -2,7 +2,7 @@
 
     python tests/benchmarks/scaling.py
 
-Prints the tables of docs/scaling.md. Times add up: no communication is hidden behind work. Rings: of w ranks each sends (w - 1)/w of what
+Prints the tables of docs/scaling.md. Times add up: no communication is hidden behind work, and the host hides behind the device alone. Rings: of w ranks each sends (w - 1)/w of what
 all hold to gather it, and twice that to sum it; a ring is as slow as its slowest link.
 """
 
@@ -16,9 +16,22 @@ ONE_GPU = 80
 """GiB of one."""
 LATENCY = 20e-6
 """Seconds of one collective, however small."""
-GEMM, ADAM, SELECT, SPARSE = 781e12, 2.83e12, 4096 * 131_072 / 0.631e-3, 4096 * 64 * 4096 / 2.16e-3
-"""Measured on one H100: encoder FLOP/s inside a step, bytes/s of the optimiser, pre-activations/s of the selection, products/s of all that
-gathers rows: decode, gradients of values, segments, and the terms of both weights."""
+GEMM, STREAM = 788e12, 3.08e12
+"""FLOP/s of the encoder's product and bytes/s of what only reads and writes, in the update: measured at S4 on one H100 (docs/speed.md)."""
+GATHER, ORDER, SECOND = 4096 * 64 * 4096 / 0.935e-3, 4096 * 64 / 0.2e-3, 4096 * 64 / 0.22e-3
+"""Products/s of decoding and of the activations' gradients, entries/s of their order by feature, and candidates/s of the second level of the
+top-k: the same."""
+SORT = 4e9
+"""Numbers/s that a GPU sorts within short rows; assumed."""
+PASSES, UNFUSED = 11, 8
+"""Times that a step goes through the batch's rows in float32: the small kernels at S4; and what divided features add (counted), whose
+reconstruction is summed between two kernels that are one elsewhere."""
+SMALL, KERNEL = 60, 3.3e-6
+"""Small kernels of a step, and seconds of one that has nothing to do: the rest of the small ones at S1 and S2."""
+LAUNCH, BY_ROWS, BY_FEATURES, AFTER = 28e-6, 96, 121, 80
+"""Seconds in which Python launches an operation (JumpReLU's unrecorded step at S1: 3.44 ms, 121 operations); operations of a step of many
+GPUs, which is not recorded, by rows and by features (counted on a CPU); and of the latter those between the choice of codes, for which the
+host waits, and the update."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +57,29 @@ def step(shape: Shape, gpus: int, shards: int, terms: bool) -> dict[str, float]:
     codes = mine * shape.k / shards  # entries of a rank
     weights = 2 * shape.d * held
     across_shards, across_rows = shards > MACHINE, gpus > MACHINE
+    everyone = rows if terms else 1  # with terms exchanged each adds up those of all rows
     work = {
         "gemm": 2 * mine * shape.d * held / GEMM,
-        "adam": 26 * weights / ADAM,
-        "select": mine * held / SELECT,
-        # a third of the gathers are the weights' terms: with terms exchanged, those of all rows
-        "gathers": codes * shape.d / SPARSE * (2 / 3 + (rows if terms else 1) / 3),
+        "adam": (26 * weights + 2 * shape.d * held) / STREAM,  # and the encoder once more, for the gradient of the decoder's bias
+        "terms": codes * everyone * (4 * shape.d / STREAM + 1 / ORDER),
+        "select": 2 * mine * held / STREAM + mine * shape.k / SECOND,  # k candidates a row, however few features
+        "gathers": codes * shape.d / GATHER,
+        "rows": (PASSES + (UNFUSED if shards > 1 else 0)) * 4 * mine * shape.d / STREAM + SMALL * KERNEL,
     }
     gathered = 4 * mine * shape.d
     features = send(gathered, shards, across_shards) + 2 * send(gathered, shards, across_shards)  # rows; sum of what is written
-    features += send(4 * mine * shape.k, shards, across_shards) + send(mine * shape.k, shards, across_shards)  # candidates and answers
+    if shards > 1:
+        work["select"] += 2 * mine * shape.k / SORT  # its own by feature, and all candidates of its share of the rows
+        features += send(4 * mine * shape.k, shards, across_shards) + send(mine * shape.k, shards, across_shards) + 3 * LATENCY
     all_terms = rows * (2 * 2 * mine * shape.d + 12 * codes)  # x and error in bf16; two values and an index
     exchanged = send(all_terms, rows, across_rows) if terms else 2 * send(4 * weights, rows, across_rows)
     communication = {"features": features, "gradients": exchanged}
+    known = sum(work.values()) + sum(communication.values())
+    waits = max(0.0, AFTER * LAUNCH - work["gathers"] - work["rows"] / 2 - features / 2) if shards > 1 else 0.0
+    launched = 0.0 if gpus == 1 else LAUNCH * (BY_FEATURES if shards > 1 else BY_ROWS)
+    work["host"] = max(waits, launched - known)
     memory = weights * (12 + 2 + (0 if terms else 4)) + 2 * mine * held + 4 * 4 * mine * shape.d
-    return {name: 1e3 * seconds for name, seconds in {**work, **communication}.items()} | {"gib": memory / 2**30}
+    return {name: 1e3 * seconds for name, seconds in (work | communication).items()} | {"gib": memory / 2**30}
 
 
 def described(shape: Shape, gpus: int, shards: int, terms: bool) -> str:
@@ -72,12 +93,12 @@ def described(shape: Shape, gpus: int, shards: int, terms: bool) -> str:
     kind = "terms" if terms else "dense"
     return (
         f"| {shape.name} | {gpus} | {gpus // shards} × {shards} | {kind if gpus > shards else '-'} | {shape.batch:,} | {total:.2f} "
-        f"| {sent / total:.0%} | {speed / 1e6:.2f} M | {times} | {gib:.0f} |"
+        f"| {sent / total:.0%} | {parts['host'] / total:.0%} | {speed / 1e6:.2f} M | {times} | {gib:.0f} |"
     )
 
 
-HEADER = """| shape | GPUs | rows × features | gradients | batch | step, ms | sending | tokens/s | times one GPU | GiB a GPU |
-| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |"""
+HEADER = """| shape | GPUs | rows × features | gradients | batch | step, ms | sending | host | tokens/s | times one GPU | GiB a GPU |
+| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
 
 
 def tables() -> str:
@@ -99,16 +120,18 @@ def tables() -> str:
     lines += [described(Shape("1M", 2304, 2**20, 64, batch), 2, 2, True) for batch in (4096, 8192)]
     lines += [described(huge(batch), 64, shards, False) for shards in (64, 32) for batch in (8192, 65_536)]
     measured = {
-        "S1": (576, 9216, 32, 0.545),
-        "S2": (768, 24_576, 32, 1.011),
-        "S3": (2304, 65_536, 64, 5.70),
-        "S4": (4096, 131_072, 64, 17.3),
+        Shape("S1", 576, 9216, 32, 4096): 0.70,
+        Shape("S2", 768, 24_576, 32, 4096): 1.20,
+        Shape("S2", 768, 24_576, 32, 16_384): 2.79,
+        Shape("S3", 2304, 65_536, 64, 4096): 6.39,
+        s4(1): 18.76,
+        s4(2): 27.39,
     }
-    lines += ["", "| shape | measured, ms | model, ms |", "| --- | ---: | ---: |"]
-    for name, (d, features, k, seconds) in measured.items():
-        parts = step(Shape(name, d, features, k, 4096), 1, 1, True)
+    lines += ["", "| shape | batch | measured, ms | model, ms |", "| --- | ---: | ---: | ---: |"]
+    for shape, seconds in measured.items():
+        parts = step(shape, 1, 1, True)
         parts.pop("gib")
-        lines.append(f"| {name} | {seconds:.2f} | {sum(parts.values()):.2f} |")
+        lines.append(f"| {shape.name} | {shape.batch:,} | {seconds:.2f} | {sum(parts.values()):.2f} |")
     return "\n".join(lines)
 
 
