@@ -15,7 +15,7 @@ import platform
 import shutil
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -74,31 +74,40 @@ def whole(path: Path) -> Generator[Path]:
     It lies in a folder of its own, so that what the writer itself puts beside it (safetensors writes to a hidden file first, SQLite keeps a
     journal) goes with it, and what a writer that was killed left there goes at the next. Raises `Conflict` if the file cannot be written.
     """
-    folder = path.with_name(path.name + ".part")
+    folder, written = _unfinished(path)
     half = folder / path.name
     try:
-        _clear(folder)
+        _clear(path)
         folder.mkdir(parents=True)
         yield half
         with half.open("rb+") as file:
             os.fsync(file.fileno())
-        half.replace(path)
+        half.rename(written)
+        shutil.rmtree(folder)  # before the last step, after which nobody would look for it
+        written.replace(path)
     except (OSError, SafetensorError) as error:
         raise cannot_write(path, error) from None
     finally:
-        _clear(folder)
+        _clear(path)
 
 
 def remove(path: Path) -> None:
     """Deletes a file that `whole` made, where it is there, and what a writer of it that was killed left."""
     path.unlink(missing_ok=True)
-    _clear(path.with_name(path.name + ".part"))
+    _clear(path)
 
 
-def _clear(folder: Path) -> None:
-    if folder.is_file():  # as older versions left it
-        folder.unlink()
+def _unfinished(path: Path) -> tuple[Path, Path]:
+    """The folder in which a file is written, and its name once it is."""
+    return path.with_name(path.name + ".part"), path.with_name(path.name + ".part.whole")
+
+
+def _clear(path: Path) -> None:
+    folder, written = _unfinished(path)
     shutil.rmtree(folder, ignore_errors=True)
+    for left in (written, folder):  # older versions left a file in the place of the folder
+        with suppress(OSError):
+            left.unlink()
 
 
 def cannot_write(path: Path, error: Exception) -> Conflict:

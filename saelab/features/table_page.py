@@ -29,7 +29,7 @@ from saelab.values import value
 MAX_LIMIT = 500
 _NONE = 1e300  # beyond any score
 _FEW = 4096
-"""Up to so many features it is faster to look up the score of each than to go through the scores in order."""
+"""Up to so many features it is faster to look each up than to go through what is sorted."""
 
 
 @value
@@ -66,17 +66,16 @@ def page_of(connection: Connection, filters: Filters, sort: str, descending: boo
     """
     if not 1 <= limit <= MAX_LIMIT:
         raise Invalid(f"limit must be from 1 to {MAX_LIMIT}, not {limit}.")
-    place = _place(cursor)
+    place, total = _place(cursor)
     passing = _passing(connection, filters)
-    total = int(connection.scalar(passing.select(func.count())) or 0)
-    if not total:
-        found: list[tuple[float | None, int]] = []
-    elif sort == "index":
+    if total is None or total <= _FEW:
+        passing, total = _counted(connection, passing)
+    if sort == "index":
         found = _by_index(connection, passing, descending, place, limit + 1)
     else:
         found = _ranked(connection, _numbered(connection, passing, sort, few=total <= _FEW), descending, place, limit + 1)
     shown = found[:limit]
-    following = json.dumps(shown[-1]) if len(found) > limit else None
+    following = json.dumps([*shown[-1], total]) if len(found) > limit else None
     return FeaturePage(items=rows_of(connection, [index for _, index in shown]), total=total, next_cursor=following)
 
 
@@ -111,6 +110,8 @@ class _Passing:
 
     source: FromClause
     """The table of features; with words, those that the index of words finds, each looked up in it."""
+    found: FromClause
+    """The same without looking them up."""
     conditions: tuple[ColumnElement[bool], ...]
     """What each must fulfil besides."""
     alone: tuple[ColumnElement[bool], ...]
@@ -127,10 +128,22 @@ def _passing(connection: Connection, filters: Filters) -> _Passing:
     if query is not None:
         words = matching(connection, query).columns(literal_column("feature", Integer))
         with_words = words.subquery("with_words")
-        return _Passing(with_words.join(tables.features, index == with_words.c.feature), found, (*found, index.in_(words)))
+        looked_up = with_words.join(tables.features, index == with_words.c.feature)
+        return _Passing(looked_up, with_words, found, (*found, index.in_(words)))
     if filters.words.strip():
         found = (*found, tables.features.c.top_tokens.contains(filters.words.strip(), autoescape=True))
-    return _Passing(tables.features, found, found)
+    return _Passing(tables.features, tables.features, found, found)
+
+
+def _counted(connection: Connection, passing: _Passing) -> tuple[_Passing, int]:
+    """The same features by their numbers, where they are few, so that they are looked for once; and how many they are."""
+    index = tables.features.c.index
+    some = connection.scalars(passing.select(index).limit(_FEW + 1)).all()
+    if len(some) > _FEW:
+        counted = passing.select(func.count()) if passing.conditions else select(func.count()).select_from(passing.found)
+        return passing, int(connection.scalar(counted) or 0)
+    listed = (index.in_(some),)
+    return _Passing(tables.features, tables.features, listed, listed), len(some)
 
 
 def _numbers(filters: Filters) -> list[ColumnElement[bool]]:
@@ -231,19 +244,24 @@ def _without_score(passing: _Passing, scored: Sequence[ColumnElement[bool]], aft
     """Features without a score of their label or of themselves. All parts come in the order of features, so they have only to be merged."""
     features, scores = tables.features.c, tables.scores.c
     later = (*scored, scores.feature > after)
-    labels = passing.select(features.index, features.labeller).where(features.index > after)
+    labels = select(features.index, features.labeller).where(*passing.alone, features.index > after)
     of_labels = select(scores.feature, scores.labeller).where(*later)
     of_features = select(scores.feature, features.labeller).join(tables.features, features.index == scores.feature)
     return labels.except_(of_labels, of_features.where(*later, scores.labeller == "")).order_by("index", "labeller")
 
 
-def _place(cursor: str | None) -> tuple[float | None, int] | None:
+def _place(cursor: str | None) -> tuple[tuple[float | None, int] | None, int | None]:
+    """The number and the feature behind which a page begins, and how many features pass: the pages before have counted them."""
     if cursor is None:
-        return None
+        return None, None
     try:
-        number, index = json.loads(cursor)
+        number, index, total = json.loads(cursor)
     except (ValueError, TypeError):
-        raise Invalid(f"{cursor!r} is not a cursor. Give the next_cursor of the page before, or none for the first page.") from None
-    if not isinstance(index, int) or not isinstance(number, int | float | None):
-        raise Invalid(f"{cursor!r} is not a cursor. Give the next_cursor of the page before, or none for the first page.")
-    return number, index
+        raise _no_cursor(cursor) from None
+    if not isinstance(index, int) or not isinstance(total, int) or not isinstance(number, int | float | None):
+        raise _no_cursor(cursor)
+    return (number, index), total
+
+
+def _no_cursor(cursor: str) -> Invalid:
+    return Invalid(f"{cursor!r} is not a cursor. Give the next_cursor of the page before, or none for the first page.")

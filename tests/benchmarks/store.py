@@ -106,25 +106,27 @@ def numbers(store, sort):
     return found
 
 
-def cursors(found, descending, by_index):
-    """Where the pages begin that lie at each of `PLACES` of the table."""
+def cursors(found, descending, by_index, total):
+    """Where the pages begin that lie at each of `PLACES` of the table, as the page before would say of so many features found."""
     valued, bare = np.flatnonzero(~np.isnan(found)), np.flatnonzero(np.isnan(found))
     order = valued[np.lexsort((valued, found[valued]))]
     order = np.concatenate([order[::-1] if descending else order, bare[::-1] if by_index and descending else bare])
     at = order[[int(place * len(order)) for place in PLACES]]
-    keys = [json.dumps([None if np.isnan(found[index]) else found[index], int(index)]) for index in at]
+    keys = [json.dumps([None if np.isnan(found[index]) else found[index], int(index), total]) for index in at]
     return [None, *keys[1:]]
 
 
 def questions(store):
     """Every page to ask for, by name."""
+    asked = {(chosen, said): Filters(words=WORDS[said], **FILTERS[chosen]) for chosen, said in itertools.product(FILTERS, WORDS)}
+    totals = {name: store.page(filters).total for name, filters in asked.items()}
     for sort, descending in itertools.product(SORTS, (False, True)):
-        begins = cursors(numbers(store, sort), descending, sort == "index")
-        for (chosen, filters), (said, words), (place, cursor) in itertools.product(
-            FILTERS.items(), WORDS.items(), zip(PLACES, begins, strict=True)
-        ):
-            name = f"{sort} {'down' if descending else 'up'} | {chosen} | {said} | {place:.1%}"
-            yield name, partial(store.page, Filters(words=words, **filters), sort, descending, cursor)
+        found = numbers(store, sort)
+        for (chosen, said), filters in asked.items():
+            begins = cursors(found, descending, sort == "index", totals[chosen, said])
+            for place, cursor in zip(PLACES, begins, strict=True):
+                name = f"{sort} {'down' if descending else 'up'} | {chosen} | {said} | {place:.1%}"
+                yield name, partial(store.page, filters, sort, descending, cursor)
 
 
 def row(name, times):

@@ -101,8 +101,8 @@ def test_a_process_killed_at_any_step_loses_and_doubles_nothing(corpus: Corpus, 
         process.join()
         assert process.exitcode == -signal.SIGKILL
         left = content(folder)
-        assert len([file for file in left if ".part/" in file]) == (name != "renamed"), "a file is half-written under its own name"
-        assert {file: bytes_ for file, bytes_ in left.items() if ".part/" not in file}.items() <= files.items()
+        assert len([file for file in left if ".part" in file]) == (name != "renamed"), "a file is half-written under its own name"
+        assert {file: bytes_ for file, bytes_ in left.items() if ".part" not in file}.items() <= files.items()
         captured(corpus, folder)
         assert content(folder) == files
 
@@ -135,7 +135,7 @@ def test_shards_that_are_written_together_survive_a_kill_too(corpus: Corpus, who
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        left = {file: bytes_ for file, bytes_ in content(folder).items() if ".part/" not in file}
+        left = {file: bytes_ for file, bytes_ in content(folder).items() if ".part" not in file}
         assert left.items() <= files.items()
         captured(corpus, folder)
-        assert {file: bytes_ for file, bytes_ in content(folder).items() if ".part/" not in file} == files
+        assert {file: bytes_ for file, bytes_ in content(folder).items() if ".part" not in file} == files
