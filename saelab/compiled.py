@@ -6,12 +6,13 @@ program rounds less often to the model's number format. PyTorch's own `TORCH_COM
 """
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from saelab.errors import Invalid
 
@@ -19,11 +20,18 @@ _WORTH_TOKENS = 2**20
 """About a second of work for a small model on a large GPU, where compiling takes some ten."""
 _BETWEEN = ("hook_resid_pre", "hook_resid_post", "hook_update")
 """Hooks that see a block from outside."""
+_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Kernels of attention that need no plan: cuDNN makes one for each number and length of windows, which takes longer than the pass."""
 
 
 def worth_compiling(device: torch.device, num_tokens: int) -> bool:
     """Whether so many tokens in all go faster through compiled blocks."""
     return device.type == "cuda" and num_tokens >= _WORTH_TOKENS and find_spec("triton") is not None
+
+
+def ready_attention(device: torch.device) -> AbstractContextManager[object]:
+    """While open, attention on a GPU is computed by kernels that serve windows of any number and length at once."""
+    return sdpa_kernel(_ATTENTION) if device.type == "cuda" else nullcontext()
 
 
 class CompiledBlocks:

@@ -20,7 +20,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from saelab.bridge import boot, bridge_activations
-from saelab.compiled import CompiledBlocks
+from saelab.compiled import CompiledBlocks, ready_attention
 from saelab.conversations import Message, role_spans, tokens_with_roles
 from saelab.devices import fastest_dtype, usable
 from saelab.errors import Invalid, unknown
@@ -195,7 +195,7 @@ class Subject:
         bridged = [hook for hook in hooks if hook not in self._sites]
         for hook in bridged:
             self._check_bridged(hook)
-        with self._compiled.running(own) if compiled else nullcontext():
+        with ready_attention(self.device), self._compiled.running(own) if compiled else nullcontext():
             got = self._watched(tokens, own) if own else {}
         if bridged:
             if not self._announced:

@@ -83,7 +83,7 @@ def rests(
     squares, sizes = torch.empty(rows, blocks, device=device), torch.empty(rows * groups, blocks, device=device)
     _rests_kernel[(rows, blocks)](
         values, indices, weight, wanted, wanted if shift is None else shift, bounds, out, residual, squares, sizes, groups, width, blocks,
-        shift is not None, 512 // columns if columns < 128 else 4, columns, num_warps=1,
+        shift is not None, 4 if columns < 128 else 8, columns, num_warps=1,
     )  # fmt: skip
     of_rows = sizes.sum(1)
     keep_row_norms(out, of_rows.sqrt())

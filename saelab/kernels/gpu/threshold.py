@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from saelab.kernels.threshold import Listed
 
-_ROWS, _COLUMNS = 4, 512
-"""Of a tile; a count of columns must fit into half a number."""
+_ROWS, _COLUMNS = 2, 256
+"""Of a tile, which one warp works on and waits for no other; a count of columns must fit into half a number."""
 _SIZE = 512
 """Entries that a program reads."""
 
@@ -85,10 +85,10 @@ def listed(
     (rows, width), device, both = pre.shape, pre.device, sum(room)
     counts = torch.empty(2, rows, dtype=torch.int32, device=device)
     grid = (triton.cdiv(rows, _ROWS),)
-    _count_kernel[grid](pre, threshold, reach, counts, rows, width, _ROWS, _COLUMNS, num_warps=4)
+    _count_kernel[grid](pre, threshold, reach, counts, rows, width, _ROWS, _COLUMNS, num_warps=1)
     starts = functional.pad(counts.cumsum(1), (1, 0))
     places = torch.full((both,), -1, dtype=torch.int64, device=device)
-    _places_kernel[grid](pre, threshold, reach, starts, places, rows, width, *room, _ROWS, _COLUMNS, num_warps=4)
+    _places_kernel[grid](pre, threshold, reach, starts, places, rows, width, *room, _ROWS, _COLUMNS, num_warps=1)
     values, indices, of_rows = torch.empty(both, device=device), torch.empty_like(places), torch.empty_like(places)
     _read_kernel[(triton.cdiv(both, _SIZE),)](pre, places, values, indices, of_rows, width, both, _SIZE, num_warps=4)
     over, under = (
