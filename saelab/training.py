@@ -244,7 +244,8 @@ class Trainer:
             raise self.diverged()
         self._agree()
         (steps, tokens, seconds), self.last_row = self.last_row, (self.steps_done, self.tokens, self.seconds)
-        sums = {name: float(total) for name, total in self.sums.items()}
+        totals = torch.stack(list(self.sums.values())).tolist() if self.sums else []
+        sums = dict(zip(self.sums, totals, strict=True))
         for total in self.sums.values():
             total.zero_()
         error, variance, active = sums.pop("error"), sums.pop("variance"), sums.pop("active")
@@ -259,7 +260,7 @@ class Trainer:
 
     def finite(self) -> bool:
         """Whether every step since the last log line had a finite loss on finite rows. Waits for the device."""
-        return all(bool(total.isfinite()) for total in self.sums.values())
+        return not self.sums or bool(torch.stack(list(self.sums.values())).isfinite().all())
 
     def diverged(self) -> Invalid:
         """What to raise where a loss was not finite."""

@@ -15,6 +15,7 @@ from saelab.dictionary import Losses, Trainable
 from saelab.distributed.ranks import ALONE, Ranks
 from saelab.errors import Invalid
 from saelab.kernels.low import column_sums, row_norms
+from saelab.kernels.segments import Segments, keep_segments
 from saelab.kernels.selection import topk_codes, topk_indices
 from saelab.kernels.sparse import fast, gather_dot, gather_sum, mean_square, moved_bias, unexplained
 from saelab.kernels.streams import aside, rejoin
@@ -291,6 +292,10 @@ def auxiliary(
     with torch.no_grad():
         _, chosen, starts = ranks.largest(active(found, named[found], None), found, most) if ranks.shards > 1 else (None, found, None)
     indices = named[chosen]
+    if starts is None:  # entries that stand for no feature are summed for none: thousands of zeros would hold up the first one
+        d_sae = len(weights.encoder)
+        owners = indices.masked_fill(dead[chosen] < 0, d_sae).flatten()
+        keep_segments(indices, None, d_sae, Segments(owners, None, d_sae, indices.shape[1]))
     values = active(chosen, indices, starts)
     missing = mean_square(ranks.total(gather_sum(values, indices, weights.decoder, starts)) - residual)
     variance = ranks.mean(ranks.spread(residual)) / residual.numel()

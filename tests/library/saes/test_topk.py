@@ -3,6 +3,7 @@ import torch
 from oracles import DEAD, assert_finite_differences_agree, assert_follows, largest, made
 
 from saelab.errors import Invalid
+from saelab.saes.base import Weights, auxiliary
 from saelab.saes.topk import TopK
 from saelab.testing import D_IN, L0, NUM_FEATURES, planted
 from saelab.training import TrainConfig, Trainer
@@ -87,3 +88,18 @@ def test_an_impossible_k_is_refused(k):
 def test_codes_of_topk_are_never_negative():
     sae, x = made(TopK, k=40)
     assert torch.all(sae.encode(x).values >= 0)
+
+
+def test_entries_that_stand_for_no_feature_change_nothing_and_are_summed_for_none():
+    made = [TopK(D_IN, TopK.Config(d_sae=NUM_FEATURES, k=L0)) for _ in range(2)]
+    rows = torch.randn(40, D_IN, generator=torch.Generator().manual_seed(3))
+    found = []
+    for sae, dead in zip(made, ([5, 3], [5, 3, -1, -1, -1, -1]), strict=True):
+        sae.initialise(rows, torch.Generator().manual_seed(0))
+        weights = Weights(*sae.weights())
+        term = auxiliary(rows, rows * 0.1, weights, torch.tensor(dead), 6)
+        term.backward()
+        found.append((term.detach(), sae.encoder.grad, sae.decoder.grad, sae.b_enc.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+    assert set(found[1][2].any(1).nonzero()[:, 0].tolist()) <= {3, 5}
