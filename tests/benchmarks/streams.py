@@ -6,8 +6,12 @@ import numpy as np
 import torch
 
 
+_BUSY = 0.1
+"""Share of the time from which a stream's work is told."""
+
+
 def timeline(work: Callable[[], object]) -> dict[str, object]:
-    """Share of the time in which a GPU did nothing, and of each stream's work, overall and in twenty parts of the time."""
+    """Share of the time in which a GPU did nothing, and of the busier streams' work, overall and in twenty parts of the time."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         work()
         torch.cuda.synchronize()
@@ -27,6 +31,7 @@ def timeline(work: Callable[[], object]) -> dict[str, object]:
         return covered / np.diff(edges)
 
     streams = {stream: busy([span for span in spans if span[2] == stream]) for stream in {span[2] for span in spans}}
+    streams = {stream: covered for stream, covered in streams.items() if covered.mean() >= _BUSY}
     every = busy(spans)
     return {
         "gpu_idle": 1 - float(every.mean()),
