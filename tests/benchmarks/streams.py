@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-
 _BUSY = 0.1
 """Share of the time from which a stream's work is told."""
 
