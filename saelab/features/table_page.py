@@ -68,8 +68,10 @@ def page_of(connection: Connection, filters: Filters, sort: str, descending: boo
         raise Invalid(f"limit must be from 1 to {MAX_LIMIT}, not {limit}.")
     place, total = _place(cursor)
     passing = _passing(connection, filters)
-    if total is None or total <= _FEW:
-        passing, total = _counted(connection, passing)
+    if total is None:
+        total = _count(connection, passing)
+    if total <= _FEW:
+        passing = _listed(connection, passing)
     if sort == "index":
         found = _by_index(connection, passing, descending, place, limit + 1)
     else:
@@ -135,15 +137,17 @@ def _passing(connection: Connection, filters: Filters) -> _Passing:
     return _Passing(tables.features, tables.features, found, found)
 
 
-def _counted(connection: Connection, passing: _Passing) -> tuple[_Passing, int]:
-    """The same features by their numbers, where they are few, so that they are looked for once; and how many they are."""
+def _count(connection: Connection, passing: _Passing) -> int:
+    """How many features pass."""
+    counted = passing.select(func.count()) if passing.conditions else select(func.count()).select_from(passing.found)
+    return int(connection.scalar(counted) or 0)
+
+
+def _listed(connection: Connection, passing: _Passing) -> _Passing:
+    """The same features by their numbers, so that they are looked for once; for few of them."""
     index = tables.features.c.index
-    some = connection.scalars(passing.select(index).limit(_FEW + 1)).all()
-    if len(some) > _FEW:
-        counted = passing.select(func.count()) if passing.conditions else select(func.count()).select_from(passing.found)
-        return passing, int(connection.scalar(counted) or 0)
-    listed = (index.in_(some),)
-    return _Passing(tables.features, tables.features, listed, listed), len(some)
+    listed = (index.in_(connection.scalars(passing.select(index)).all()),)
+    return _Passing(tables.features, tables.features, listed, listed)
 
 
 def _numbers(filters: Filters) -> list[ColumnElement[bool]]:
