@@ -23,6 +23,8 @@ def embed_pool(store: FeatureStore, embed: Callable[[Sequence[str]], Float[np.nd
     """
     members, done = store.array("pool.segments", np.int64), store.array_names()
     missing = [begin for begin in range(0, len(members), _PART) if _name(begin) not in done]
+    if not missing:
+        return
     size = {begin: len(members[begin : begin + _PART]) for begin in missing}
     finished = len(members) - sum(size.values())
     for begin in track(missing, stage="embed", total=len(members), unit="segments", done=finished, size=lambda begin: size[begin]):
