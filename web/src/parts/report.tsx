@@ -133,10 +133,16 @@ function Details({ place, name }: { place: Place; name: string }) {
 }
 
 function Table({ table: { title, columns, rows } }: { table: ReportTable }) {
+  const shown = (cell: Cell) => (cell !== null && typeof cell === "object" ? <Estimated estimate={cell} /> : cellText(cell));
+  return <Grid title={title} columns={columns} rows={rows.map((row) => row.map(shown))} />;
+}
+
+/** A table of anything that can be shown, wide where it must be. */
+function Grid({ title, columns, rows }: { title?: string; columns: readonly string[]; rows: readonly ComponentChildren[][] }) {
   return (
     <div class="wide">
-      <table data-testid="report-table">
-        <caption>{title}</caption>
+      <table data-testid={title && "report-table"}>
+        {title && <caption>{title}</caption>}
         <thead>
           <tr>
             {columns.map((column) => (
@@ -150,7 +156,7 @@ function Table({ table: { title, columns, rows } }: { table: ReportTable }) {
           {rows.map((row, number) => (
             <tr key={number}>
               {row.map((cell, place) => (
-                <td key={place}>{cell !== null && typeof cell === "object" ? <Estimated estimate={cell} /> : cellText(cell)}</td>
+                <td key={place}>{cell}</td>
               ))}
             </tr>
           ))}
@@ -168,32 +174,7 @@ export function cellText(cell: Exclude<Cell, Estimate>): string {
 
 /** The manual's own table. */
 function Manual({ table: [head = [], ...rows] }: { table: readonly string[][] }) {
-  return (
-    <div class="wide">
-      <table>
-        <thead>
-          <tr>
-            {head.map((cell) => (
-              <th key={cell} scope="col">
-                {cell}
-              </th>
-            ))}
-          </tr>
-        </thead>
-        <tbody>
-          {rows.map((row, number) => (
-            <tr key={number}>
-              {row.map((cell, place) => (
-                <td key={place}>
-                  <Marked text={cell} />
-                </td>
-              ))}
-            </tr>
-          ))}
-        </tbody>
-      </table>
-    </div>
-  );
+  return <Grid columns={head} rows={rows.map((row) => row.map((cell) => <Marked text={cell} />))} />;
 }
 
 /** Text of the manual: what stands between backticks is code. */
