@@ -208,7 +208,8 @@ class Trainer:
         self.ranks.reduce(self.dictionary)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        self.dictionary.after_step()
+        with aside(self.device, "counts"):
+            self.dictionary.after_step()
         rejoin(self.device, "counts")
         return losses
 
@@ -330,6 +331,7 @@ class Trainer:
         self._began = time.monotonic() - self.seconds
         steps, tokens, seconds = facts["last_row"]
         self.last_row = (steps, tokens, seconds)
+        self._kind = self.dictionary.plan()
 
 
 def _check(config: TrainConfig, folder: Path | None, evaluation: Evaluation | None) -> None:

@@ -28,7 +28,7 @@ from saelab.checkpoint import CHECKPOINT_FILE, POINTER_FILE, SHARDS_FOLDER, load
 from saelab.errors import Corrupt
 from saelab.run import cannot_write, write_atomically
 
-_WHOLE = {"b_dec", "noise"}
+_WHOLE = {"b_dec", "noise", "most"}
 """Parts of names of tensors that every rank has; those without axes are too."""
 
 

@@ -75,9 +75,17 @@ def keep_segments(indices: Int[Tensor, "*codes"], starts: Int[Tensor, " row_star
     setattr(indices, "segments", ((indices._version, d_sae), starts, segments))  # noqa: B010 - no field of a tensor
 
 
-def prepare_segments(indices: Int[Tensor, "*codes"], starts: Int[Tensor, " row_starts"] | None, d_sae: int) -> None:
-    """Has a GPU make the segments beside what it is asked to do next; they may be used after `rejoin`."""
+def prepare_segments(
+    indices: Int[Tensor, "*codes"], starts: Int[Tensor, " row_starts"] | None, d_sae: int, rows: Int[Tensor, " n"] | None = None
+) -> None:
+    """Has a GPU make the segments beside what it is asked to do next; they may be used after `rejoin`.
+
+    Arguments:
+    - `rows`: the row of each entry of flat codes, where it is known.
+    """
     with aside(indices.device, "order"):
+        if rows is not None:
+            keep_segments(indices, starts, d_sae, Segments(indices, rows, d_sae))
         _ = segments_of(indices, starts, d_sae).owner
 
 

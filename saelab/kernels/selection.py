@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from saelab.kernels.low import low
+from saelab.kernels.segments import prepare_segments
 from saelab.kernels.sparse import fast, gather_dot
 
 _SPARE = 4
@@ -53,6 +54,8 @@ def batch_topk_codes(
     with torch.no_grad():
         known, rows, indices = _batch_topk(x, weight, bias, count)
         starts = _row_starts(rows, len(x))
+        if fast(weight):
+            prepare_segments(indices, starts, len(weight), rows)
     return gather_dot(x, weight, indices, starts, bias, known), indices, starts
 
 

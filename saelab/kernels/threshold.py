@@ -1,11 +1,12 @@
-"""The pre-activations over thresholds, and those just under them, as lists: what a JumpReLU SAE learns from.
+"""What a JumpReLU SAE learns from, out of all pre-activations of a batch: those over thresholds, and those near them, as lists.
 
-    over     pre > threshold
-    under    0 ≤ threshold - pre < reach
+    over    pre > threshold
+    near    |pre - threshold| < reach        on either side, so that an entry may be on both lists
 
 Lists are flat and in row order (`saelab.kernels.sparse`). A step that is recorded needs lists of fixed lengths: with `room` for so many
 entries each is as long, unused entries are 0, and where there are more than fit, the last ones, which are those of the batch's last rows,
-are left out. Without it they are as long as need be.
+are left out. Without it they are as long as need be. Where those near their thresholds are too many to be listed, they are marked, and
+what is asked of them comes from a dense product.
 
 This is plain PyTorch, and the reference of `saelab.kernels.gpu.threshold`.
 """
@@ -20,7 +21,7 @@ from torch.nn import functional
 
 from saelab.kernels.low import low
 from saelab.kernels.segments import Segments, keep_segments, segments_of
-from saelab.kernels.sparse import fast
+from saelab.kernels.sparse import fast, gather_dot
 from saelab.kernels.streams import aside, rejoin
 
 
@@ -42,10 +43,6 @@ class Listed(NamedTuple):
     def left_out(self) -> Int[Tensor, ""]:
         """How many of them did not fit."""
         return self.total - self.starts[-1]
-
-    def near(self, threshold: Float[Tensor, " d_sae"], reach: Float[Tensor, " d_sae"]) -> Bool[Tensor, " n"]:
-        """Which of them are over their thresholds by less than their reach."""
-        return self.values - threshold[self.indices] < reach[self.indices]
 
     def prepare(self, d_sae: int) -> None:
         """Has a GPU put the entries in the order of their features, beside what it is asked to do next."""
@@ -71,21 +68,65 @@ class Listed(NamedTuple):
         rejoin(values.device, "order")
         return term_of(values, x, segments_of(self.indices, self.starts, d_sae)).sums
 
+    def pull(
+        self, residual: Float[Tensor, "row d_in"], decoder: Float[Tensor, "d_sae d_in"], x: Float[Tensor, "row d_in"]
+    ) -> tuple[Float[Tensor, " d_sae"], Float[Tensor, " d_sae"]]:
+        """For each feature, over the rows where it has an entry, the sum of residual · its decoder row; and how many they are.
+
+        x are rows of known norms.
+        """
+        along = self.sums(gather_dot(residual, decoder, self.indices, self.starts), x, len(decoder))
+        return along, self.counts(len(decoder)).to(along.dtype)
+
+
+class Marked(NamedTuple):
+    """Entries that are too many to be listed."""
+
+    bits: Int[Tensor, "row word"]
+    """A bit for each pre-activation of a row: whether it is an entry. Feature 32 w + b has bit b of word w."""
+    total: Int[Tensor, ""]
+    """How many entries there are."""
+
+    @property
+    def left_out(self) -> Int[Tensor, ""]:
+        """None of them."""
+        return torch.zeros_like(self.total)
+
+    def pull(
+        self, residual: Float[Tensor, "row d_in"], decoder: Float[Tensor, "d_sae d_in"], x: Float[Tensor, "row d_in"]
+    ) -> tuple[Float[Tensor, " d_sae"], Float[Tensor, " d_sae"]]:
+        """As that of `Listed`, from a dense product."""
+        if fast(decoder):
+            from saelab.kernels.gpu.threshold import pulled
+
+            return pulled(self.bits, low(residual), low(decoder))
+        mask = (self.bits[:, :, None] >> torch.arange(32, device=x.device) & 1).flatten(1)[:, : len(decoder)]
+        return (mask * (residual @ decoder.T)).sum(0), mask.sum(0).to(residual.dtype)
+
+
+Room = tuple[int, int | None]
+"""Entries that the lists of those over thresholds and of those near them have; none for the latter where they are to be marked."""
+
 
 def listed(
     pre: Float[Tensor, "row d_sae"],
     threshold: Float[Tensor, " d_sae"],
     reach: Float[Tensor, " d_sae"],
-    room: tuple[int, int] | None = None,
-) -> tuple[Listed, Listed]:
-    """The entries over their thresholds, and those under them by less than their reach. Values are in the thresholds' precision."""
+    room: Room | None = None,
+) -> tuple[Listed, Listed | Marked]:
+    """The entries over their thresholds, and those near them. Values are in the thresholds' precision; lists have the lengths of `room`."""
     place = (threshold - pre < reach).flatten().nonzero()[:, 0]
     values, indices, rows = pre.flatten()[place].to(threshold.dtype), place % pre.shape[1], place // pre.shape[1]
-    over = values > threshold[indices]
-    parts = [Listed(values[mask], indices[mask], *_rows(rows[mask], len(pre))) for mask in (over, ~over)]
-    if room is not None:
-        parts = [_fitted(part, size) for part, size in zip(parts, room, strict=True)]
-    return parts[0], parts[1]
+    above = values - threshold[indices]
+    over, near = (Listed(values[mask], indices[mask], *_rows(rows[mask], len(pre))) for mask in (above > 0, above.abs() < reach[indices]))
+    if room is None:
+        return over, near
+    return _fitted(over, room[0]), _marked((pre - threshold).abs() < reach) if room[1] is None else _fitted(near, room[1])
+
+
+def _marked(mask: Bool[Tensor, "row d_sae"]) -> Marked:
+    bits = functional.pad(mask, (0, -mask.shape[1] % 32)).unflatten(1, (-1, 32)).long() << torch.arange(32, device=mask.device)
+    return Marked(bits.sum(2).to(torch.int32), mask.sum())
 
 
 def _rows(rows: Int[Tensor, " n"], num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,8 +145,8 @@ def product_listed(
     bias: Float[Tensor, " d_sae"],
     threshold: Float[Tensor, " d_sae"],
     reach: Float[Tensor, " d_sae"],
-    room: tuple[int, int] | None = None,
-) -> tuple[Listed, Listed]:
+    room: Room | None = None,
+) -> tuple[Listed, Listed | Marked]:
     """What `listed` finds in `x @ weight.T + bias`; on a GPU, where room is needed, in bfloat16."""
     if room is not None and fast(weight):
         from saelab.kernels.gpu.threshold import listed as found
@@ -119,17 +160,6 @@ def with_slope(number: Float[Tensor, ""], at: Float[Tensor, " n"], slope: Float[
     return _WithSlope.apply(number, at, slope)  # pyright: ignore[reportReturnType]
 
 
-def with_slopes(
-    values: Float[Tensor, " n"], at: Float[Tensor, " d_sae"], slope: Float[Tensor, " d_sae"], where: Bool[Tensor, " n"], of: Listed,
-    x: Float[Tensor, "row d_in"],
-) -> Float[Tensor, " n"]:  # fmt: skip
-    """Values of the entries of a list as they are; some of them with a gradient in something that each feature has one of.
-
-    x are the rows that entries are of; on a GPU their norms are known.
-    """
-    return _WithSlopes.apply(values, at, slope, where, of, x)  # pyright: ignore[reportReturnType]
-
-
 class _WithSlope(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, number: Tensor, at: Tensor, slope: Tensor) -> Tensor:  # noqa: ANN401
@@ -141,17 +171,3 @@ class _WithSlope(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401 # pyright: ignore[reportIncompatibleMethodOverride]
         return grad, grad * ctx.slope, None
-
-
-class _WithSlopes(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, at: Tensor, slope: Tensor, where: Tensor, of: Listed, x: Tensor) -> Tensor:  # noqa: ANN401
-        del at
-        ctx.of = slope, where, of, x
-        return values.view_as(values)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 # pyright: ignore[reportIncompatibleMethodOverride]
-        slope, where, of, x = ctx.of
-        return grad, of.sums(grad * where, x, len(slope)) * slope, None, None, None, None

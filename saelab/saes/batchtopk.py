@@ -19,6 +19,7 @@ from torch.nn import functional
 from saelab.dictionary import DICTIONARIES, Codes
 from saelab.kernels.selection import batch_topk_codes
 from saelab.kernels.sparse import gather_dot
+from saelab.kernels.streams import aside
 from saelab.saes.base import Kept, Selective, Weights
 from saelab.values import value
 
@@ -69,7 +70,8 @@ class BatchTopK(Selective):
                 known, indices, starts = self.ranks.batch_largest(functional.relu(found[0]), *found[1:], k)
             values = gather_dot(x, encoder, indices, starts, bias, known)
         values = functional.relu(values)
-        self._smallest = self.ranks.least(values.detach())
+        with aside(x.device, "counts"):
+            self._smallest = self.ranks.least(values.detach())
         return Kept(values, indices, starts)
 
     @torch.no_grad()

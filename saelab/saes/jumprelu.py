@@ -15,9 +15,10 @@ pre-activations, so that a feature just below its threshold pulls as much as one
 
     ∂z/∂θ = -θ/width · K       ∂[pre > θ]/∂θ = -1/width · K       and with tanh, as published, ∂z/∂pre = [pre > θ] + θ/width · K
 
-But with tanh all of this concerns few pre-activations of a batch: those over their thresholds and those in the rectangle. Where they are at
-most one in sixteen, a step works on lists of them (`saelab.kernels.threshold`) in place of arrays of all. On a GPU lists have fixed
-lengths, set by what the last steps had; a batch with more than fit loses those of its last rows, and the log counts them as `left_out`.
+But with tanh all of this concerns few pre-activations of a batch: those over their thresholds, and those in the rectangle, of which only
+θ learns. Where they are at most one in sixteen, a step works on lists of them (`saelab.kernels.threshold`) in place of arrays of all. On a
+GPU lists have fixed lengths, set by what the last steps had; a batch with more than fit loses those of its last rows, and the log counts
+them as `left_out`. There those in the rectangle are listed where they are few; else a dense product and one pass over it are faster.
 """
 
 import math
@@ -33,8 +34,8 @@ from torch.nn import functional
 from saelab.dictionary import DICTIONARIES, Losses
 from saelab.kernels.low import low
 from saelab.kernels.sparse import fast, gather_dot, moved_bias, unexplained
-from saelab.kernels.streams import rejoin
-from saelab.kernels.threshold import Listed, product_listed, with_slope, with_slopes
+from saelab.kernels.streams import aside, rejoin
+from saelab.kernels.threshold import Listed, Marked, product_listed, with_slope
 from saelab.recording import Told
 from saelab.saes.base import Task, Weights, auxiliary
 from saelab.saes.penalised import Fired, Penalised
@@ -45,6 +46,8 @@ _LEAST = 0.1
 """Thresholds begin at so many times the root mean square of the pre-activations at least."""
 _MOST = 1 / 16
 """Share of all pre-activations that lists may hold; beyond it a step is dense."""
+_FEW = 1 / 400
+"""Share of them that are near their thresholds up to which a GPU lists those; beyond it a dense product takes less time."""
 _TIGHT, _SPARE, _SLACK = 1.15, 1.4, 2.0
 """Lists are given room for `_SPARE` times what the last steps had, once it is less than `_TIGHT` or more than `_SLACK` times that."""
 
@@ -87,9 +90,9 @@ class JumpReLU(Penalised):
         self.base: Tensor
         self.register_buffer("base", torch.ones(self.d_sae))
         self.most: Tensor
-        self.register_buffer("most", torch.zeros(2, dtype=torch.float64), persistent=False)
+        self.register_buffer("most", torch.zeros(2, dtype=torch.float64))
         self._told: tuple[Told, Told] | None = None
-        self._room: tuple[float, float] | None = None
+        self._room: tuple[float, float | None] | None = None
 
     @property
     def weight(self) -> float | None:
@@ -121,8 +124,8 @@ class JumpReLU(Penalised):
         threshold, width = self.threshold, self._width
         fires: Tensor = _Count.apply(fired.pre, threshold, width)  # pyright: ignore[reportAssignmentType]
         total = fires.sum(dtype=self.scale.dtype)
-        if self.fixed and self.listable:
-            self._tell(total.detach(), (threshold - fired.pre < width / 2).sum() - total.detach(), fired.pre.numel())
+        if self.listable:
+            self._tell(total.detach(), ((fired.pre - threshold).abs() < width / 2).sum(), fired.pre.numel())
         return self._miss(self.ranks.mean(self.ranks.total(total)) / len(fired.pre))
 
     def _miss(self, l0: Float[Tensor, ""]) -> Float[Tensor, ""]:
@@ -139,20 +142,21 @@ class JumpReLU(Penalised):
         """Whether lists have fixed lengths, which are planned: where nothing may wait for the device."""
         return self.b_dec.is_cuda
 
-    def plan(self) -> tuple[float, float] | None:
-        """The room that lists have in the next steps, as shares of all pre-activations; none for dense ones."""
+    def plan(self) -> tuple[float, float | None] | None:
+        """The room of lists in the next steps, as shares of all pre-activations; none for dense steps, and where those near are marked."""
         if self.fixed and self.listable:
-            asked, self._told = self._told, (Told(self.most[0]), Told(self.most[1]))
+            now = Told(self.most[0]), Told(self.most[1])
+            (over, near), self._told = (told.read() for told in self._told or now), now  # asked one plan ahead: nobody waits
             self.most.zero_()
-            shares = [told.read() for told in asked or ()]
-            room = [_room(share, now) for share, now in zip(shares, self._room or (0.0, 0.0), strict=False) if share > 0]
-            self._room = (room[0], room[1]) if len(room) == 2 and sum(room) <= _MOST else None
+            before = self._room or (0.0, None)
+            few = near <= (_FEW if before[1] is None else 2 * _FEW)  # a step is recorded anew for each change
+            self._room = (_room(over, before[0]), _room(near, before[1] or 0.0) if few else None) if 0 < over <= _MOST else None
         return self._room
 
     @torch.no_grad()
-    def _tell(self, over: Tensor, under: Tensor, numel: int) -> None:
+    def _tell(self, over: Tensor, near: Tensor, numel: int) -> None:
         """Remembers, on the device, the most entries since the last plan."""
-        torch.maximum(self.most, torch.stack([over, under]) / numel, out=self.most)
+        torch.maximum(self.most, torch.stack([over, near.to(over.dtype)]) / numel, out=self.most)
 
     def losses(self, rows: Float[Tensor, "row width"], dead: Int[Tensor, " dead"], progress: float | Float[Tensor, ""]) -> Losses:
         """As for every penalty, from lists where there are few entries."""
@@ -166,41 +170,42 @@ class JumpReLU(Penalised):
         return super().losses(rows, dead, progress)
 
     @torch.no_grad()
-    def _lists(self, x: Float[Tensor, "row d_in"], weights: Weights) -> tuple[Listed, Listed] | None:
-        """The entries over their thresholds and just under them; none where they are too many, which only a CPU asks."""
-        numel = len(x) * self.d_sae
-        room = (math.ceil(self._room[0] * numel), math.ceil(self._room[1] * numel)) if self._room is not None else None
-        over, under = product_listed(x, weights.encoder, weights.bias, self.threshold, self._width / 2, room)
-        if room is None:
-            return (over, under) if len(over.values) + len(under.values) <= _MOST * numel else None
-        self._tell(over.total, under.total, numel)
-        return over, under
+    def _lists(self, x: Float[Tensor, "row d_in"], weights: Weights) -> tuple[Listed, Listed | Marked] | None:
+        """The entries over their thresholds and those near them; none where they are too many, which only a CPU asks."""
+        numel, room = len(x) * self.d_sae, None
+        if self._room is not None:
+            over, near = self._room
+            room = math.ceil(over * numel), None if near is None else math.ceil(near * numel)
+        over, near = product_listed(x, weights.encoder, weights.bias, self.threshold, self._width / 2, room)
+        if room is None and int(over.total + near.total) > _MOST * numel:
+            return None
+        over.prepare(self.d_sae)
+        if isinstance(near, Listed):
+            near.prepare(self.d_sae)
+        return over, near
 
     def _listed_losses(
-        self, task: Task, over: Listed, under: Listed, dead: Int[Tensor, " dead"], progress: float | Float[Tensor, ""]
+        self, task: Task, over: Listed, near: Listed | Marked, dead: Int[Tensor, " dead"], progress: float | Float[Tensor, ""]
     ) -> Losses:
-        """What `Penalised.losses` gives, of lists; entries under their thresholds add nothing to it, but pull at them."""
-        threshold, width, size, d_sae = self.threshold, self._width, len(task.x), self.d_sae
+        """What `Penalised.losses` gives; entries near their thresholds pull at them."""
+        threshold, width, size, device = self.threshold, self._width, len(task.x), task.x.device
         encoder, bias, decoder = task.weights
         if task.offset is not None:
             bias = moved_bias(bias, task.offset, encoder)
-        over.prepare(d_sae)
-        under.prepare(d_sae)
-        near, slope = over.near(threshold, width / 2), (threshold / width).detach()
         values = gather_dot(task.x, encoder, over.indices, over.starts, bias, over.values)
-        codes = with_slopes(values, threshold, -slope, near, over, task.x)
-        mean, residual = unexplained(codes, over.indices, decoder, over.starts, task.wanted, task.shift)
+        mean, residual = unexplained(values, over.indices, decoder, over.starts, task.wanted, task.shift)
         with torch.no_grad():
-            along = under.sums(gather_dot(residual, decoder, under.indices, under.starts), task.x, d_sae)
-            band = under.counts(d_sae) + over.sums(near.to(values.dtype), task.x, d_sae)
-            active = over.counts(d_sae).to(residual.dtype)
-            left_out = {"left_out": over.left_out + under.left_out} if self.fixed else {}
-        mean = with_slope(mean, threshold, 2 / residual.numel() * along * slope)
-        l0 = with_slope(over.total.to(self.scale.dtype), threshold, -band / width) / size
+            along, count = near.pull(residual, decoder, task.x)
+            with aside(device, "counts"):
+                active = over.counts(self.d_sae).to(residual.dtype)
+                left_out = {"left_out": over.left_out + near.left_out} if self.fixed else {}
+                self._tell(over.total, near.total, size * self.d_sae)
+        mean = with_slope(mean, threshold, 2 / residual.numel() * along * (threshold / width).detach())
+        l0 = with_slope(over.total.to(self.scale.dtype), threshold, -count / width) / size
         terms = {"reconstruction": mean / self.scale**2, "sparsity": self.price(l0.detach(), progress) * self._miss(l0)}
         if len(dead):
             terms |= self.revival(task.x, residual, task.weights, dead)
-        rejoin(task.x.device, "counts")
+        rejoin(device, "counts")
         return Losses(terms, active, task.target, residual, mean.detach() * residual.numel(), task.variance, left_out)
 
     def others(self, x: Float[Tensor, "row d_in"], fired: Fired, weights: Weights) -> dict[str, Float[Tensor, ""]]:
@@ -231,6 +236,7 @@ class JumpReLU(Penalised):
         square = self.ranks.total(some.square().mean()) / self.ranks.shards
         least = _LEAST * square.sqrt()  # where the quantile is about 0, so would be the width of the estimate
         self.base.fill_((torch.maximum(around.mean(), least) / self.scale).item())
+        self.most.copy_(torch.tensor([share, 1.0]))  # how many are near is not known yet
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights under SAELens' names, for raw activations."""

@@ -28,6 +28,7 @@ else:
     from torch.nn import functional
 
     from saelab.dictionary import DICTIONARIES
+    from saelab.kernels.gpu import threshold as gpu_threshold
     from saelab.kernels.gpu.gather import centred, dots, residuals, sums
     from saelab.kernels.gpu.nested import group_starts, rests
     from saelab.kernels.gpu.segments import term_of
@@ -69,7 +70,7 @@ else:
         assert torch.equal(places, first(values.float().flatten(), count))
         assert torch.equal(found, values.float().flatten()[places])
 
-    @pytest.mark.parametrize("room", [(3000, 4000), (40, 30), (700, 30)])
+    @pytest.mark.parametrize("room", [(3000, 4000), (40, 30), (700, None)])
     @pytest.mark.parametrize(("rows", "width"), [(7, 700), (1, 40), (9, 512)])
     def test_lists_of_thresholds_are_those_of_plain_pytorch_also_where_there_is_no_room(rows, width, room):
         pre = (noise(rows, width) * 4).round().bfloat16() / 4
@@ -83,6 +84,26 @@ else:
         found = gpu_listed(pre, threshold, reach, room)[0]
         assert found.total == over.sum()
         assert torch.equal(found.values[: found.starts[-1]], pre.float()[over][: room[0]])
+
+    def test_a_word_with_all_bits_set_is_read_in_order():
+        pre = torch.ones(3, 70, device=DEVICE).bfloat16()
+        pre[1] = -1.0
+        over, near = gpu_listed(pre, torch.zeros(70, device=DEVICE), torch.full((70,), 2.0, device=DEVICE), (150, 300))
+        assert over.indices[:140].tolist() == [*range(70), *range(70)]
+        assert over.rows[:140].tolist() == [0] * 70 + [2] * 70
+        assert near.indices[:210].tolist() == [*range(70)] * 3
+        assert (over.total, near.total) == (140, 210)
+
+    @pytest.mark.parametrize("rows", [5, 150])
+    def test_what_pulls_at_thresholds_is_summed_from_products_also_in_parts(rows, monkeypatch):
+        residual, decoder = noise(rows, 40).bfloat16(), noise(600, 40, seed=1).bfloat16()
+        near = listed(noise(rows, 600, seed=2), noise(600, seed=3).abs(), noise(600, seed=4).abs(), (1, None))[1]
+        wanted = near.pull(residual.double(), decoder.double(), residual)
+        for part in (2**28, 256 * rows):
+            monkeypatch.setattr(gpu_threshold, "_PART", part)
+            along, count = gpu_threshold.pulled(near.bits, residual, decoder)
+            assert torch.equal(count.double(), wanted[1])
+            assert torch.allclose(along.double(), wanted[0], atol=0.02 * float(wanted[0].abs().max()))
 
     def test_unused_entries_of_lists_belong_to_no_feature():
         pre = noise(20, 300).bfloat16()

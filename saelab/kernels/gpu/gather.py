@@ -14,6 +14,8 @@ from saelab.kernels.low import keep_low, keep_row_norms
 
 TILE = 256
 """Numbers of a tile that one warp reads at a time."""
+_PARTS = 4
+"""Programs among which the dot products of a row are divided where rows have unlike numbers of them."""
 
 
 @triton.jit
@@ -86,10 +88,10 @@ def _dots_kernel(
     x, weight, bias, unit, indices, starts, out, k, width, RAGGED: tl.constexpr, BIAS: tl.constexpr, UNIT: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """All dot products of one row."""
+    """The dot products of one row, or every so many of them: rows of unlike length are divided among programs."""
     row = tl.program_id(0).to(tl.int64)
     begin, end = _span(starts, row, k, RAGGED)
-    for first in range(begin, end, ROWS):
+    for first in range(begin + ROWS * tl.program_id(1), end, ROWS * tl.num_programs(1)):
         entry = first + tl.arange(0, ROWS)
         feature = tl.load(indices + entry, mask=entry < end, other=0).to(tl.int64)
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -162,7 +164,7 @@ def dots(
     """Dot products of each row of x with the weight rows that its indices name, plus their bias where there is one; times a unit."""
     out = torch.empty(indices.shape, dtype=torch.float32, device=weight.device)
     if len(x):
-        _dots_kernel[(len(x),)](
+        _dots_kernel[(len(x), 1 if starts is None else _PARTS)](
             x, weight, weight if bias is None else bias, weight if unit is None else unit, indices, indices if starts is None else starts,
             out, indices.shape[-1], weight.shape[1], starts is not None, bias is not None, unit is not None, 16, 64, num_warps=4,
         )  # fmt: skip

@@ -35,8 +35,8 @@ def _term_kernel(
     tl.store(reach + feature, tl.sum(size, axis=1), mask=feature < d_sae)
 
 
-_FEATURES = 8
-"""Features of a program: most have few entries."""
+_FEATURES, _SIZE = 2, 128
+"""Features of a program, and entries of each that it reads at a time: most have few."""
 
 
 def term_of(
@@ -56,6 +56,6 @@ def term_of(
     sums, reach = torch.empty(2, d_sae, dtype=torch.float32, device=values.device)
     _term_kernel[(triton.cdiv(d_sae, _FEATURES),)](
         values, values if along is None else along, values if unit is None else unit, row_norms(x), segments.order, segments.rows,
-        segments.bounds, ordered, sums, reach, d_sae, along is not None, unit is not None, _FEATURES, 16, num_warps=1,
+        segments.bounds, ordered, sums, reach, d_sae, along is not None, unit is not None, _FEATURES, _SIZE, num_warps=1,
     )  # fmt: skip
     return Term(ordered, x, segments, sums, reach)

@@ -134,7 +134,7 @@ def on_lists(monkeypatch, share, fixed=False):
         monkeypatch.setattr(jumprelu, "fast", lambda _: True)
 
 
-@pytest.mark.parametrize("room", [None, (0.5, 0.4)])
+@pytest.mark.parametrize("room", [None, (0.5, 0.4), (0.5, None)])
 @pytest.mark.parametrize("penalty", ["target", "step"])
 def test_a_step_on_lists_is_the_dense_one(penalty, room, monkeypatch):
     found = []
@@ -189,14 +189,17 @@ def curve(steps, monkeypatch, share, fixed=False):
     return rows, kinds
 
 
-def test_training_on_lists_follows_the_dense_curve_and_plans_their_lengths_from_what_earlier_steps_had(monkeypatch):
+@pytest.mark.parametrize("few", [0.0, 0.5])
+def test_training_on_lists_follows_the_dense_curve_and_plans_their_lengths_from_what_earlier_steps_had(few, monkeypatch):
+    monkeypatch.setattr(jumprelu, "_FEW", few)  # those near thresholds are listed where they are few
     dense, _ = curve(200, monkeypatch, 0.0)
     lists, kinds = curve(200, monkeypatch, 1 / 4, fixed=True)
     for one, other in zip(dense, lists, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=0.01)
         assert one["l0"] == pytest.approx(other["l0"], rel=0.01)
-    assert kinds[:16] == [None] * 16  # nothing is known yet
-    assert kinds[-1] is not None
+    assert kinds[0] is not None  # its thresholds begin where so many are over them
+    assert kinds[0][1] is None, "how many are near them is told by the first steps"
     assert kinds[-1][0] >= 1.15 * lists[-1]["l0"] / 256
     assert lists[-1]["left_out"] == 0
     assert 2 <= len(set(kinds)) <= 6
+    assert (kinds[-1][1] is None) == (few == 0)
