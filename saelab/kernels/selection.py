@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from saelab.kernels.low import low
 from saelab.kernels.segments import prepare_segments
-from saelab.kernels.sparse import fast, gather_dot
+from saelab.kernels.sparse import HAS_TRITON, fast, gather_dot
 
 _SPARE = 4
 """One candidate in so many more than asked for is looked at when candidates are ranked in bfloat16."""
@@ -39,12 +39,13 @@ def topk_codes(
     return gather_dot(x, weight, indices, bias=bias, known=known), indices
 
 
-def topk_indices(
-    x: Float[Tensor, "row d_in"], weight: Float[Tensor, "d_sae d_in"], bias: Float[Tensor, " d_sae"], k: int, signed: bool = False
-) -> Int[Tensor, "row k"]:
-    """The indices alone."""
-    with torch.no_grad():
-        return _topk(x, weight, bias, k, signed)[1]
+def topk_places(values: Float[Tensor, "row width"], k: int) -> Int[Tensor, "row k"]:
+    """Where the k largest of each row are, in no order."""
+    if HAS_TRITON and values.is_cuda and values.dtype == torch.bfloat16:
+        from saelab.kernels.gpu.select import topk_places as found
+
+        return found(values, k)[1]
+    return values.topk(k, sorted=False).indices
 
 
 def batch_topk_codes(

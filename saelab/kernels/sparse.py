@@ -73,6 +73,13 @@ def gather_sum(
     return _GatherSum.apply(values, indices, weight, starts)  # pyright: ignore[reportReturnType]
 
 
+def gather_rows(weight: Float[Tensor, "d_sae d_in"], indices: Int[Tensor, "n 1"]) -> Float[Tensor, "n d_in"]:
+    """The weight rows that indices name, each once, differentiable; for indices behind the last any row, without gradient."""
+    if fast(weight) and collected(weight) is not None:
+        return _GatherRows.apply(weight, indices)  # pyright: ignore[reportReturnType]
+    return weight.index_select(0, indices[:, 0].clamp(max=len(weight) - 1))
+
+
 def moved_bias(
     bias: Float[Tensor, " d_sae"], offset: Float[Tensor, " d_in"], weight: Float[Tensor, "d_sae d_in"]
 ) -> Float[Tensor, " d_sae"]:
@@ -210,6 +217,25 @@ class _GatherSum(torch.autograd.Function):
             terms.append(_term(values, low(grad), segments, along=by_values))
             return by_values, None, None, None
         return by_values, None, segment_sum(values, grad, segments) if need_weight else None, None
+
+
+class _GatherRows(torch.autograd.Function):
+    """A gradient that is a term: each feature has one entry, of value 1, whose row is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, indices: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.of = weight, indices
+        return low(weight)[indices[:, 0].clamp(max=len(weight) - 1)]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None]:  # noqa: ANN401 # pyright: ignore[reportIncompatibleMethodOverride]
+        weight, indices = ctx.of
+        terms = collected(weight)
+        assert terms is not None, "the weight collects them"
+        along = (grad * low(weight)[indices[:, 0].clamp(max=len(weight) - 1)]).sum(1, dtype=torch.float32)
+        terms.append(_term(torch.ones_like(along), grad, segments_of(indices, None, len(weight)), along=along))
+        return None, None
 
 
 class _Unexplained(torch.autograd.Function):

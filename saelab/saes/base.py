@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,9 +15,9 @@ from saelab.dictionary import Losses, Trainable
 from saelab.distributed.ranks import ALONE, Ranks
 from saelab.errors import Invalid
 from saelab.kernels.low import column_sums, row_norms
-from saelab.kernels.segments import Segments, keep_segments
-from saelab.kernels.selection import topk_codes, topk_indices
-from saelab.kernels.sparse import fast, gather_dot, gather_sum, mean_square, moved_bias, unexplained
+from saelab.kernels.segments import rows_of
+from saelab.kernels.selection import topk_codes, topk_places
+from saelab.kernels.sparse import fast, gather_dot, gather_rows, gather_sum, mean_square, moved_bias, unexplained
 from saelab.kernels.streams import aside, rejoin
 from saelab.values import from_dict, to_dict, value
 
@@ -281,22 +281,24 @@ def auxiliary(
     x, residual, count = x.detach(), residual.detach(), ranks.count(len(dead))
     if not len(dead):  # only other ranks have some; this one takes part with none
         dead = dead.new_full((1,), -1)
-    most = min(k or 2 ** round(math.log2(max(x.shape[1] / 2, 1))), count)
-    named = dead.clamp(min=0)
-    closed = torch.where(dead < 0, -torch.inf, weights.bias.detach()[named])
-    found = topk_indices(x, weights.encoder.detach()[named], closed, min(most, len(dead)))
-
-    def active(places: Tensor, indices: Tensor, starts: Tensor | None) -> Tensor:
-        return functional.relu(gather_dot(x, weights.encoder, indices, starts, weights.bias)) * (dead >= 0)[places]
-
-    with torch.no_grad():
-        _, chosen, starts = ranks.largest(active(found, named[found], None), found, most) if ranks.shards > 1 else (None, found, None)
-    indices = named[chosen]
-    if starts is None:  # entries that stand for no feature are summed for none: thousands of zeros would hold up the first one
-        d_sae = len(weights.encoder)
-        owners = indices.masked_fill(dead[chosen] < 0, d_sae).flatten()
-        keep_segments(indices, None, d_sae, Segments(owners, None, d_sae, indices.shape[1]))
-    values = active(chosen, indices, starts)
-    missing = mean_square(ranks.total(gather_sum(values, indices, weights.decoder, starts)) - residual)
+    most, d_sae = min(k or 2 ** round(math.log2(max(x.shape[1] / 2, 1))), count), len(weights.encoder)
+    closed = torch.where(dead < 0, -torch.inf, weights.bias[dead.clamp(min=0)])
+    named = dead.masked_fill(dead < 0, d_sae)[:, None]  # entries that stand for no feature add to none
+    encoder, decoder = gather_rows(weights.encoder, named), gather_rows(weights.decoder, named)
+    active = functional.relu(functional.linear(x, encoder, closed))  # dense: most of the dead take part, and they are few
+    if most < count:
+        active = active * _chosen(active.detach(), most, ranks)
+    missing = mean_square(ranks.total((active @ decoder).to(residual.dtype)) - residual)
     variance = ranks.mean(ranks.spread(residual)) / residual.numel()
     return missing / variance.clamp(min=torch.finfo(variance.dtype).tiny)
+
+
+def _chosen(active: Float[Tensor, "row n"], k: int, ranks: Ranks) -> Bool[Tensor, "row n"]:
+    """Which are among the k largest of their rows, over all ranks with other features."""
+    indices = topk_places(active, min(k, active.shape[1]))
+    rows = torch.arange(len(active), device=active.device)[:, None].expand_as(indices)
+    if ranks.shards > 1:
+        _, indices, starts = ranks.largest(active.gather(1, indices), indices, k)
+        assert starts is not None, "each rank holds another number of them"
+        rows = rows_of(starts, len(indices))
+    return torch.zeros_like(active, dtype=torch.bool).index_put_((rows, indices), torch.ones((), dtype=torch.bool, device=active.device))

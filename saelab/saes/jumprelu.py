@@ -164,19 +164,20 @@ class JumpReLU(Penalised):
             _ = low(self.encoder), low(self.decoder)  # there from the first step on: every recording keeps its copies right
         if self.listable and (not self.fixed or (self._room is not None and fast(self.encoder))):
             task = self.task(rows)
-            lists = self._lists(task.x, task.weights)
+            threshold = self.threshold.detach()
+            lists = self._lists(task.x, task.weights, threshold)
             if lists is not None:
-                return self._listed_losses(task, *lists, dead, progress)
+                return self._listed_losses(task, threshold, *lists, dead, progress)
         return super().losses(rows, dead, progress)
 
     @torch.no_grad()
-    def _lists(self, x: Float[Tensor, "row d_in"], weights: Weights) -> tuple[Listed, Listed | Marked] | None:
+    def _lists(self, x: Float[Tensor, "row d_in"], weights: Weights, threshold: Tensor) -> tuple[Listed, Listed | Marked] | None:
         """The entries over their thresholds and those near them; none where they are too many, which only a CPU asks."""
         numel, room = len(x) * self.d_sae, None
         if self._room is not None:
             over, near = self._room
             room = math.ceil(over * numel), None if near is None else math.ceil(near * numel)
-        over, near = product_listed(x, weights.encoder, weights.bias, self.threshold, self._width / 2, room)
+        over, near = product_listed(x, weights.encoder, weights.bias, threshold, self._width / 2, room)
         if room is None and int(over.total + near.total) > _MOST * numel:
             return None
         over.prepare(self.d_sae)
@@ -185,27 +186,32 @@ class JumpReLU(Penalised):
         return over, near
 
     def _listed_losses(
-        self, task: Task, over: Listed, near: Listed | Marked, dead: Int[Tensor, " dead"], progress: float | Float[Tensor, ""]
-    ) -> Losses:
-        """What `Penalised.losses` gives; entries near their thresholds pull at them."""
-        threshold, width, size, device = self.threshold, self._width, len(task.x), task.x.device
+        self, task: Task, threshold: Float[Tensor, " d_sae"], over: Listed, near: Listed | Marked, dead: Int[Tensor, " dead"],
+        progress: float | Float[Tensor, ""],
+    ) -> Losses:  # fmt: skip
+        """What `Penalised.losses` gives; entries near their thresholds pull at them, which are θ = ratio · base · scale."""
+        size, device, scale = len(task.x), task.x.device, self.scale
         encoder, bias, decoder = task.weights
         if task.offset is not None:
             bias = moved_bias(bias, task.offset, encoder)
         values = gather_dot(task.x, encoder, over.indices, over.starts, bias, over.values)
         mean, residual = unexplained(values, over.indices, decoder, over.starts, task.wanted, task.shift)
+        rejoin(device, "order")
+        with torch.no_grad(), aside(device, "counts"):
+            active = over.counts(self.d_sae).to(scale.dtype)
+            left_out = {"left_out": over.left_out + near.left_out} if self.fixed else {}
+            self._tell(over.total, near.total, size * self.d_sae)
+            steep = threshold / self._width  # -1/width · ∂θ/∂ln ratio, but for the sign
+            fires = over.total.to(scale.dtype) / size
+            price = self.price(fires, progress)
         with torch.no_grad():
             along, count = near.pull(residual, decoder, task.x)
-            with aside(device, "counts"):
-                active = over.counts(self.d_sae).to(residual.dtype)
-                left_out = {"left_out": over.left_out + near.left_out} if self.fixed else {}
-                self._tell(over.total, near.total, size * self.d_sae)
-        mean = with_slope(mean, threshold, 2 / residual.numel() * along * (threshold / width).detach())
-        l0 = with_slope(over.total.to(self.scale.dtype), threshold, -count / width) / size
-        terms = {"reconstruction": mean / self.scale**2, "sparsity": self.price(l0.detach(), progress) * self._miss(l0)}
+        rejoin(device, "counts")
+        mean = with_slope(mean, self.log_ratio, 2 / residual.numel() * along * steep * threshold)
+        l0 = with_slope(fires, self.log_ratio, -count * steep / size)
+        terms = {"reconstruction": mean / scale**2, "sparsity": price * self._miss(l0)}
         if len(dead):
             terms |= self.revival(task.x, residual, task.weights, dead)
-        rejoin(device, "counts")
         return Losses(terms, active, task.target, residual, mean.detach() * residual.numel(), task.variance, left_out)
 
     def others(self, x: Float[Tensor, "row d_in"], fired: Fired, weights: Weights) -> dict[str, Float[Tensor, ""]]:

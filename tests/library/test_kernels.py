@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from saelab.kernels.adam import Adam
 from saelab.kernels.low import low
 from saelab.kernels.segments import segments_of
-from saelab.kernels.selection import topk_indices
+from saelab.kernels.selection import topk_codes
 from saelab.kernels.sparse import _pieces, gather_dot, gather_sum, segment_sum
 
 
@@ -15,7 +15,7 @@ def drawn(rows, d_in, d_sae, k, dtype=torch.float64):
     x = torch.randn(rows, d_in, generator=generator, dtype=dtype)
     weight = torch.randn(d_sae, d_in, generator=generator, dtype=dtype)
     bias = torch.randn(d_sae, generator=generator, dtype=dtype)
-    return x, weight, bias, topk_indices(x, weight, bias, k)
+    return x, weight, bias, topk_codes(x, weight, bias, k)[1]
 
 
 def dense_sum(values, indices, weight):
@@ -71,15 +71,15 @@ def test_a_whole_encoder_and_decoder_have_the_gradients_of_dense_autograd():
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_topk_indices_of_a_batch_that_is_ranked_in_parts_are_those_of_the_whole(signed):
+def test_the_largest_of_a_batch_that_is_ranked_in_parts_are_those_of_the_whole(signed):
     x, weight, bias, _ = drawn(600, 4, 20_000, 1)  # three parts
     pre = x @ weight.T + bias
     size = pre.abs() if signed else pre
-    indices = topk_indices(x, weight, bias, 5, signed=signed)
+    indices = topk_codes(x, weight, bias, 5, signed=signed)[1]
     assert torch.allclose(size.gather(1, indices).sort(descending=True).values, size.topk(5).values)
 
 
-def test_topk_indices_name_the_largest_of_the_dense_product():
+def test_indices_name_the_largest_of_the_dense_product():
     x, weight, bias, indices = drawn(40, 12, 60, 6)
     largest = (x @ weight.T + bias).topk(6).indices
     assert torch.equal(indices.sort().values, largest.sort().values)
@@ -88,7 +88,7 @@ def test_topk_indices_name_the_largest_of_the_dense_product():
 def test_bfloat16_ranking_keeps_the_exact_set_and_exact_values():
     x, weight, bias, exact = drawn(256, 64, 512, 16, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        indices = topk_indices(x, weight, bias, 16)
+        indices = topk_codes(x, weight, bias, 16)[1]
         values = gather_dot(x, weight, indices)
     kept = (indices[:, :, None] == exact[:, None, :]).any(-1).double().mean()
     assert kept > 0.999
@@ -99,7 +99,7 @@ def test_bfloat16_ranking_keeps_the_exact_set_and_exact_values():
 def test_no_rows_give_no_rows():
     _, weight, bias, _ = drawn(3, 5, 11, 3)
     x = torch.zeros(0, 5, dtype=torch.float64)
-    indices = topk_indices(x, weight, bias, 3)
+    indices = topk_codes(x, weight, bias, 3)[1]
     values = gather_dot(x, weight, indices)
     assert values.shape == (0, 3)
     assert gather_sum(values, indices, weight).shape == (0, 5)

@@ -287,7 +287,8 @@ else:
             monkeypatch.setattr(f"saelab.{module}.fast", lambda _: True)
         collect(sae.encoder)
         collect(sae.decoder)
-        found = losses(sae, rows, dead)
+        with torch.autocast(DEVICE, torch.bfloat16):
+            found = losses(sae, rows, dead)
         assert found[0].keys() == wanted[0].keys()
         for name, term in wanted[0].items():
             assert torch.allclose(found[0][name], term, rtol=2e-2), name

@@ -35,7 +35,7 @@ def _term_kernel(
     tl.store(reach + feature, tl.sum(size, axis=1), mask=feature < d_sae)
 
 
-_FEATURES, _SIZE = 2, 128
+_FEATURES, _SIZE = 4, 64
 """Features of a program, and entries of each that it reads at a time: most have few."""
 
 

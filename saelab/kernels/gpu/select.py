@@ -13,6 +13,8 @@ from torch import Tensor
 
 _WIDTH = 32
 """Places of a group: all groups are ranked, and then all places of as many as are kept."""
+_GROUPS = 128
+"""Groups of which a program finds the largest."""
 _FEW = 1024
 """So many keys are ranked by one warp, which waits for no other."""
 _BINS = 256
@@ -110,7 +112,7 @@ def topk_places(values: BFloat16[Tensor, "row width"], k: int, signed: bool = Fa
 
 def _maxima(values: Tensor, signed: bool) -> Int[Tensor, "row group"]:
     (rows, width), num_groups = values.shape, triton.cdiv(values.shape[1], _WIDTH)
-    maxima, together = torch.empty(rows, num_groups, dtype=torch.int32, device=values.device), _TILE // _WIDTH
+    maxima, together = torch.empty(rows, num_groups, dtype=torch.int32, device=values.device), _GROUPS
     if rows:
         _maxima_kernel[(triton.cdiv(maxima.numel(), together),)](
             values.view(torch.int16), maxima, width, num_groups, maxima.numel(), signed, together, _WIDTH, num_warps=4
@@ -202,8 +204,8 @@ def _write_kernel(
     tl.store(columns + at, place, mask=chosen)
 
 
-_TILE = 4096
-"""Values that a program reads."""
+_TILE, _WARPS = 4096, 8
+"""Keys that a program ranks, and its warps."""
 
 
 def _chosen(values: Tensor, maxima: Tensor, groups: Tensor | None, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,9 +220,9 @@ def _chosen(values: Tensor, maxima: Tensor, groups: Tensor | None, wanted: int) 
     known = (bits, maxima, maxima if groups is None else groups, upper, lower)
     sizes = (grouped, _TILE, _WIDTH, _BINS)
     for is_lower in (False, True):
-        _histogram_kernel[(blocks,)](*known, end, wanted, width, is_lower, *sizes, num_warps=8)
-    _block_counts_kernel[(blocks,)](*known, *counts, end, wanted, width, *sizes, num_warps=8)
-    _write_kernel[(blocks,)](*known, *counts.cumsum(1, dtype=torch.int32), out, rows, columns, end, wanted, width, *sizes, num_warps=8)
+        _histogram_kernel[(blocks,)](*known, end, wanted, width, is_lower, *sizes, num_warps=_WARPS)
+    _block_counts_kernel[(blocks,)](*known, *counts, end, wanted, width, *sizes, num_warps=_WARPS)
+    _write_kernel[(blocks,)](*known, *counts.cumsum(1, dtype=torch.int32), out, rows, columns, end, wanted, width, *sizes, num_warps=_WARPS)
     return out, rows, columns
 
 

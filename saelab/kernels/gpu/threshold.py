@@ -17,8 +17,8 @@ _ROWS, _WORDS = 4, 32
 """Rows and words of a tile: thresholds are read once for all of its rows."""
 _READ = 512
 """Words that a program reads at a time."""
-_SPLITS = 16
-"""Parts of the rows that sums over rows are made of, so that a GPU has enough to do."""
+_PROGRAMS = 768
+"""About so many sum over rows: enough that a GPU is busy, few enough that they are at work all at once."""
 
 
 @triton.jit
@@ -128,12 +128,13 @@ def pulled(
 ) -> tuple[Float[Tensor, " d_sae"], Float[Tensor, " d_sae"]]:
     """What `saelab.kernels.threshold.Marked.pull` gives, of products in bfloat16."""
     rows, width, tile, words = len(near), len(decoder), 8, 8
-    turns = triton.cdiv(rows, tile * _SPLITS)
+    size = min(width, max(32 * words, _PART // max(rows, 1) // 32 * 32))
+    blocks = triton.cdiv(size, 32 * words)
+    turns = triton.cdiv(rows, tile * max(1, _PROGRAMS // blocks))
     out = torch.empty(triton.cdiv(rows, tile * turns), 2, width, device=near.device)
-    size = max(32 * words, _PART // max(rows, 1) // 32 * 32)
     for first in range(0, width, size):
         products = residual @ decoder[first : first + size].T
-        _pull_kernel[(triton.cdiv(products.shape[1], 32 * words), len(out))](
+        _pull_kernel[(blocks, len(out))](
             near, products, out, rows, first, products.shape[1], width, near.shape[1], tile, words, turns, num_warps=4
         )
     along, count = out.sum(0)
