@@ -23,7 +23,7 @@ class _Recorded(Generic[T]):
 class Recording(Generic[T]):
     """Runs a step of one tensor: the first time of a kind as it is, which makes its state and kernels, from then on as a recording.
 
-    The result of a recorded step lies in memory that the next one overwrites. Encoding batches of one size can be recorded too:
+    The result of a recorded step lies in memory that the next one overwrites. All steps of a recording run on one stream. Encoding batches of one size can be recorded too:
 
         encode = Recording(sae.encode)
         with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
@@ -50,8 +50,15 @@ class Recording(Generic[T]):
         return found.result
 
     def _record(self, x: Tensor) -> _Recorded[T]:
+        """The step, recorded on the stream that it is for, since cuBLAS has a workspace for each: steps that run beside each other on two
+        streams must not share one. (What the default stream runs is recorded on one of PyTorch's own.)
+
+        Only this thread is kept from what a recording forbids: others may read batches meanwhile, and ask for memory.
+        """
         graph, read = torch.cuda.CUDAGraph(), x.clone()
-        with torch.cuda.graph(graph, pool=self._pool):
+        here = torch.cuda.current_stream(x.device)
+        stream = None if here == torch.cuda.default_stream(x.device) else here
+        with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
             result = self._step(read)
         return _Recorded(graph, read, result)
 

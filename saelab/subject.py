@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,12 +20,13 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from saelab.bridge import boot, bridge_activations
-from saelab.compiled import CompiledBlocks, ready_attention
+from saelab.compiled import CompiledBlocks, ready_attention, worth_recording
 from saelab.conversations import Message, role_spans, tokens_with_roles
 from saelab.devices import fastest_dtype, usable
 from saelab.errors import Invalid, unknown
 from saelab.passes import Edits, edit_by_row, frozen_below, losses_after
 from saelab.progress import note
+from saelab.recording import Recording
 from saelab.sites import Site, final_norm, find_blocks, find_sites
 from saelab.values import value
 from saelab.weights import Weights, find_weights
@@ -195,7 +196,7 @@ class Subject:
         bridged = [hook for hook in hooks if hook not in self._sites]
         for hook in bridged:
             self._check_bridged(hook)
-        with ready_attention(self.device), self._compiled.running(own) if compiled else nullcontext():
+        with ready_attention(self.model, tokens.shape[1]), self._compiled.running(own) if compiled else nullcontext():
             got = self._watched(tokens, own) if own else {}
         if bridged:
             if not self._announced:
@@ -203,6 +204,17 @@ class Subject:
                 self._announced = True
             got |= bridge_activations(self.bridge, tokens.to(self.device), bridged)
         return {hook: got[hook] for hook in hooks}
+
+    def recorded(self, hooks: Sequence[str], length: int) -> Callable[[Tensor], dict[str, Tensor]] | None:
+        """`activations` at some hooks through compiled blocks, for many passes of few shapes on a GPU: recorded as a CUDA graph for each
+        shape that comes twice, so that the host only starts it. What it gives lies in memory that its next call overwrites.
+
+        None for hooks that only the bridge knows, and for models whose passes over up to `length` positions are too long to gain by it
+        or cannot be recorded.
+        """
+        if not set(hooks) <= self._sites.keys() or not worth_recording(self.model, length):
+            return None
+        return Recording(partial(self.activations, hooks=tuple(hooks), compiled=True))
 
     def _watched(self, tokens: Int[Tensor, "window pos"], hooks: Sequence[str]) -> dict[str, Tensor]:
         got: dict[str, Tensor] = {}

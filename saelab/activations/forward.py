@@ -4,9 +4,9 @@ Everything that reads activations from a subject goes through here (capture to d
 the token policy, the limit for massive activations and the check for activations that are not finite are the same everywhere.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.activations.base import Chunk, StoreDtype
-from saelab.activations.prefetch import fetched, sent
+from saelab.activations.prefetch import fetched, passing, ready_to_pass, sent
+from saelab.activations.shapes import batches, padded
 from saelab.compiled import worth_compiling
 from saelab.corpus import Corpus
 from saelab.errors import Invalid
@@ -25,8 +26,6 @@ Piece = tuple[Chunk, Bool[Tensor, " row"]]
 """Activations of some windows at one hook, and which of its rows are of held-out documents."""
 _CPU_TOKENS, _GPU_TOKENS = 2**12, 2**16
 """Tokens in one pass, unless the config says otherwise: on a GPU as many as keep all of it at work, in spite of what a launch costs."""
-_SPARE_SHARE = 16
-"""A pass ends before windows that are so much shorter that padding would take more than one part in so many of it."""
 _LIMIT_WINDOWS = 64
 """Windows from which the usual norm of an activation is learnt."""
 
@@ -49,6 +48,13 @@ class Captured(Protocol):
         self, tokens: Int[Tensor, "window pos"], hooks: Sequence[str], compiled: bool = False
     ) -> dict[str, Float[Tensor, "window pos d"]]:
         """Activations at some hooks; windows of unlike length are padded on the right. Compiled: by a faster program, on a GPU."""
+        ...
+
+    def recorded(self, hooks: Sequence[str], length: int) -> Callable[[Tensor], dict[str, Tensor]] | None:
+        """The same at some hooks for windows of up to some length, recorded for each shape; the next call overwrites what one gives.
+
+        None where passes cannot be recorded, or need not be. Asked for on a GPU alone.
+        """
         ...
 
 
@@ -97,6 +103,9 @@ class Forward:
         """Tokens in one pass at most, padding included."""
         worth = worth_compiling(subject.device, int(corpus.window_length.sum()))
         self._run = partial(subject.activations, compiled=True) if worth else subject.activations
+        self._longest = int(corpus.window_length.max())
+        self._recorded = cache(lambda hooks: subject.recorded(hooks, self._longest) if worth else None)
+        ready_to_pass(subject.device)
         self.limits: Mapping[str, float | None] = self._learnt() if limits is None else limits
 
     def shards(self) -> list[Int[np.ndarray, " window"]]:
@@ -115,26 +124,31 @@ class Forward:
         """The same, begun: a GPU is told what to do, and nobody waits for it. The result waits and gives the rows, or raises."""
         corpus = self.corpus
         rows = corpus.window_rows[windows]
-        position, x = self._passed(windows, rows, self.hooks if hooks is None else hooks)
+        with passing(self.subject.device):
+            position, x = self._passed(windows, rows, self.hooks if hooks is None else tuple(hooks))
+            coming = {hook: self._ordinary(x.pop(hook), self.limits.get(hook)) for hook in list(x)}
         whole = Chunk(x=torch.empty(0), window=torch.from_numpy(np.repeat(windows, rows)), position=position)
         is_held_out = torch.from_numpy(corpus.window_held_out[windows].repeat(rows))
-        coming = {hook: self._ordinary(x.pop(hook), self.limits.get(hook)) for hook in list(x)}
         return lambda: {hook: self._piece(hook, whole, is_held_out, *wait()) for hook, wait in coming.items()}
 
     def _passed(
-        self, windows: Int[np.ndarray, " window"], rows: Int[np.ndarray, " window"], hooks: Sequence[str]
+        self, windows: Int[np.ndarray, " window"], rows: Int[np.ndarray, " window"], hooks: tuple[str, ...]
     ) -> tuple[Int[Tensor, " row"], dict[str, Float[Tensor, "row d_in"]]]:
         """Positions, and activations where the subject runs, of the rows of some windows, through as many forward passes as it takes."""
+        recorded = self._recorded(hooks)
+        run = recorded or partial(self._run, hooks=hooks)
         begins, device = np.cumsum(rows) - rows, self.subject.device
         position = torch.empty(int(rows.sum()), dtype=torch.long)
         x: dict[str, Tensor] = {}
-        for chosen in _batches(self.corpus.window_length[windows], self.batch_tokens):
+        for chosen in batches(self.corpus.window_length[windows], self.batch_tokens, self._longest if recorded else None):
             tokens, counted = self.corpus.windows(windows[chosen])
-            source = torch.from_numpy(np.flatnonzero(counted))
             target = torch.from_numpy((begins[chosen][:, None] + np.cumsum(counted, axis=1) - 1)[counted])
+            if recorded:
+                tokens, counted = (padded(part, self.batch_tokens, self._longest) for part in (tokens, counted))
+            source = torch.from_numpy(np.flatnonzero(counted))
             position[target] = source % tokens.shape[1]
             source, target = sent(source, device), sent(target, device)
-            for hook, got in self._run(sent(torch.from_numpy(tokens), device), hooks).items():
+            for hook, got in run(sent(torch.from_numpy(tokens), device)).items():
                 if hook not in x:
                     x[hook] = torch.empty(len(position), got.shape[-1], dtype=self._dtype, device=device)
                 x[hook][target] = got.flatten(0, 1)[source].to(self._dtype)
@@ -196,15 +210,3 @@ def _check(config: ForwardConfig, hooks: Sequence[str]) -> None:
         raise Invalid("batch_tokens and shard_windows must be 1 or more.")
     if config.massive is not None and not config.massive > 1:
         raise Invalid(f"massive is {config.massive}; it is a multiple of the median norm, more than 1, or none to keep all.")
-
-
-def _batches(lengths: Int[np.ndarray, " window"], batch_tokens: int) -> Iterator[Int[np.ndarray, " window"]]:
-    """Groups of windows for one forward pass, the longest first, each within the budget when padded to its longest."""
-    order = np.argsort(-lengths, kind="stable")
-    begin = 0
-    while begin < len(order):
-        longest = int(lengths[order[begin]])
-        budget = lengths[order[begin : begin + max(1, batch_tokens // longest)]]
-        count = int((np.cumsum(longest - budget) <= batch_tokens // _SPARE_SHARE).sum())
-        yield order[begin : begin + count]
-        begin += count

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import TypeVar
 
@@ -70,6 +70,25 @@ def fetched(*tensors: Tensor) -> Callable[[], tuple[Tensor, ...]]:
         return here
 
     return wait
+
+
+def passing(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, a GPU works on the stream of forward passes, one after another whoever wants them, and beside what else it does.
+
+    It is also where they are recorded: what a recording uses, other passes may use, and nothing that runs beside them.
+    """
+    return torch.cuda.stream(_passing(device)) if device.type == "cuda" else nullcontext()
+
+
+@cache
+def _passing(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+def ready_to_pass(device: torch.device) -> None:
+    """Forward passes from here on come after what a GPU has been told by now, such as to change the subject's weights."""
+    if device.type == "cuda":
+        _passing(device).wait_stream(torch.cuda.current_stream(device))
 
 
 @contextmanager
