@@ -125,30 +125,29 @@ class Forward:
         corpus = self.corpus
         rows = corpus.window_rows[windows]
         with passing(self.subject.device):
-            position, x = self._passed(windows, rows, self.hooks if hooks is None else tuple(hooks))
+            position, x = self._passed(windows, self.hooks if hooks is None else tuple(hooks))
             coming = {hook: self._ordinary(x.pop(hook), self.limits.get(hook)) for hook in list(x)}
         whole = Chunk(x=torch.empty(0), window=torch.from_numpy(np.repeat(windows, rows)), position=position)
         is_held_out = torch.from_numpy(corpus.window_held_out[windows].repeat(rows))
         return lambda: {hook: self._piece(hook, whole, is_held_out, *wait()) for hook, wait in coming.items()}
 
     def _passed(
-        self, windows: Int[np.ndarray, " window"], rows: Int[np.ndarray, " window"], hooks: tuple[str, ...]
+        self, windows: Int[np.ndarray, " window"], hooks: tuple[str, ...]
     ) -> tuple[Int[Tensor, " row"], dict[str, Float[Tensor, "row d_in"]]]:
         """Positions, and activations where the subject runs, of the rows of some windows, through as many forward passes as it takes."""
-        recorded = self._recorded(hooks)
+        recorded, lengths, device = self._recorded(hooks), self.corpus.window_length[windows], self.subject.device
         run = recorded or partial(self._run, hooks=hooks)
-        begins, device = np.cumsum(rows) - rows, self.subject.device
-        position = torch.empty(int(rows.sum()), dtype=torch.long)
+        tokens, counted = self.corpus.windows(windows)
+        row = np.cumsum(counted).reshape(counted.shape) - 1
+        position = torch.from_numpy(np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)[counted])
         x: dict[str, Tensor] = {}
-        for chosen in batches(self.corpus.window_length[windows], self.batch_tokens, self._longest if recorded else None):
-            tokens, counted = self.corpus.windows(windows[chosen])
-            target = torch.from_numpy((begins[chosen][:, None] + np.cumsum(counted, axis=1) - 1)[counted])
+        for chosen in batches(lengths, self.batch_tokens, self._longest if recorded else None):
+            given, there = (part[chosen, : lengths[chosen[0]]] for part in (tokens, counted))
+            target = row[chosen, : lengths[chosen[0]]][there]
             if recorded:
-                tokens, counted = (padded(part, self.batch_tokens, self._longest) for part in (tokens, counted))
-            source = torch.from_numpy(np.flatnonzero(counted))
-            position[target] = source % tokens.shape[1]
-            source, target = sent(source, device), sent(target, device)
-            for hook, got in run(sent(torch.from_numpy(tokens), device)).items():
+                given, there = (padded(part, self.batch_tokens, self._longest) for part in (given, there))
+            source, target = (sent(torch.from_numpy(part), device) for part in (np.flatnonzero(there), target))
+            for hook, got in run(sent(torch.from_numpy(given), device)).items():
                 if hook not in x:
                     x[hook] = torch.empty(len(position), got.shape[-1], dtype=self._dtype, device=device)
                 x[hook][target] = got.flatten(0, 1)[source].to(self._dtype)
@@ -177,9 +176,9 @@ class Forward:
 
     def _piece(self, hook: str, chunk: Chunk, is_held_out: Bool[Tensor, " row"], x: Tensor, norms: Tensor) -> Piece:
         """The rows that are not massive."""
-        strange = ~norms.isfinite()
+        strange = ~np.isfinite(norms.numpy())
         if strange.any():
-            row = int(strange.nonzero()[0])
+            row = int(strange.argmax())
             place = self.corpus.origin(int(chunk.window[row]), int(chunk.position[row]))
             raise Invalid(
                 f"{self.subject.name} gives an activation at {hook} that is not finite: {place}; {int(strange.sum())} of the "
@@ -189,8 +188,8 @@ class Forward:
         limit = self.limits.get(hook)
         if limit is None:
             return replace(chunk, x=x), is_held_out
-        kept = norms <= limit
-        return Chunk(x=x[: int(kept.sum())], window=chunk.window[kept], position=chunk.position[kept]), is_held_out[kept]
+        kept = torch.from_numpy(np.flatnonzero(norms.numpy() <= limit))  # many times as fast as by a mask
+        return Chunk(x=x[: len(kept)], window=chunk.window[kept], position=chunk.position[kept]), is_held_out[kept]
 
     def _learnt(self) -> dict[str, float | None]:
         """The norm at each hook above which an activation is massive, from the median over the first windows, to four digits."""

@@ -220,7 +220,7 @@ def _groups(counts: tuple[int, ...], shuffle_rows: int, noise: torch.Generator) 
         yield group
 
 
-def seeded(*numbers: int) -> torch.Generator:
-    """A source of random numbers that follows from some numbers alone, such as seed and epoch."""
+def seeded(*numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A source of random numbers that follows from some numbers alone, such as seed and epoch, and from the kind of device it is for."""
     digest = blake2b("/".join(map(str, numbers)).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
+    return torch.Generator(device).manual_seed(int.from_bytes(digest) >> 1)

@@ -104,14 +104,30 @@ def test_a_batch_has_the_size_and_float32(corpus: Corpus):
 
 def test_rows_stay_for_as_many_batches_as_the_buffer_is_larger_than_a_batch(corpus: Corpus):
     stream = ring(corpus)
+    of_round = stream.rows // SIZE
     born = torch.zeros(stream.rows)
     ages = []
-    for step in range(400):
-        slots = np.random.default_rng((0, step)).choice(stream.rows, SIZE, replace=False)
-        assert len(set(slots.tolist())) == SIZE
-        ages.append(step - born[slots])
-        born[slots] = float(step)
+    for number in range(400 // of_round):
+        order = stream._order_of(number)
+        assert sorted(order.tolist()) == list(range(stream.rows))
+        for first, slots in enumerate(order[: of_round * SIZE].split(SIZE)):
+            ages.append(number * of_round + first - born[slots])
+            born[slots] = float(number * of_round + first)
     assert torch.cat(ages[200:]).mean() == pytest.approx(stream.rows / SIZE, rel=0.1)
+    assert not torch.equal(stream._order_of(0), stream._order_of(1))
+
+
+def test_batches_are_those_that_one_at_a_time_would_be(corpus: Corpus):
+    stream, one = ring(corpus), ring(corpus)
+    several = taken(stream, 70)
+    single = one(0)
+    for step, batch in enumerate(several):
+        assert torch.equal(next(single), batch)
+        if step % 3 == 0:
+            before = one.state()
+            assert not one._taken
+            assert before["place"][0] == step + 1
+    assert all(torch.equal(stream.state()[name], one.state()[name]) for name in ("x", "coming"))
 
 
 @settings(deadline=None, max_examples=12)
