@@ -52,6 +52,21 @@ def sent(x: Tensor, device: torch.device) -> Tensor:
     return x.to(device)
 
 
+def sending(x: Tensor, device: torch.device) -> Callable[[], Tensor]:
+    """Begins to send a tensor to a GPU, beside its work; the result gives it, for work that the GPU begins when it is there."""
+    with torch.cuda.stream(copying(device)):
+        there = sent(x, device)
+        done = copying(device).record_event()
+
+    def wait() -> Tensor:
+        here = torch.cuda.current_stream(device)
+        here.wait_event(done)
+        there.record_stream(here)
+        return there
+
+    return wait
+
+
 def fetched(*tensors: Tensor) -> Callable[[], tuple[Tensor, ...]]:
     """Begins to copy tensors to the host; the result waits for them and gives them. The GPU goes on meanwhile with what comes next."""
     device = tensors[0].device
@@ -63,7 +78,7 @@ def fetched(*tensors: Tensor) -> Callable[[], tuple[Tensor, ...]]:
         here = tuple(x.to("cpu", non_blocking=True) for x in tensors)  # in pinned memory
         for x in tensors:
             x.record_stream(stream)
-        done = stream.record_event()
+        done = stream.record_event(_sleeping())
 
     def wait() -> tuple[Tensor, ...]:
         done.synchronize()
@@ -99,7 +114,13 @@ def beside(device: torch.device) -> Generator[None]:
         return
     with torch.cuda.stream(copying(device)):
         yield
-    copying(device).synchronize()
+        done = copying(device).record_event(_sleeping())
+    done.synchronize()
+
+
+def _sleeping() -> torch.cuda.Event:
+    """An event that threads sleep until; others keep a core, and the driver, busy while they wait."""
+    return torch.cuda.Event(blocking=True)
 
 
 @cache

@@ -7,11 +7,11 @@ from hashlib import blake2b
 from itertools import count, islice
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.activations.base import ActivationStore
-from saelab.activations.prefetch import ahead, beside, sent
+from saelab.activations.prefetch import ahead, begun, beside, sending, sent
 from saelab.corpus import Corpus
 from saelab.devices import free_memory
 from saelab.errors import Invalid
@@ -40,8 +40,9 @@ def batches(
 
     In an epoch every row comes once. The chunks are put in random order and gathered into groups of up to `shuffle_rows` rows, and the
     rows of a group are put in random order: a small store is one group, shuffled as a whole. The orders follow from seed, epoch and group
-    alone, so that batch n is the same whether the stream began at 0 or at n. A thread reads and checks the next group while one is in use.
-    Groups lie on the device that the batches are for, unless it has little memory left: there a row is only copied once, to be sent.
+    alone, so that batch n is the same whether the stream began at 0 or at n. A thread reads, checks and mixes the next group while one is
+    in use, so that a batch is a part of a group. Groups lie on the device that the batches are for, unless it has little memory left; then
+    a batch is on its way there while the one before it is in use.
 
     Arguments:
     - `size`: rows of a batch.
@@ -66,27 +67,31 @@ def batches(
         )
     device = torch.device(device)
     home = _home(device, min(shuffle_rows, store.num_rows) * store.d_in * 4)
-    rows = ahead(_rows(store, seed, start_step * size, None if steps is None else steps * size, held_out, shuffle_rows, home))
-    yield from islice(_cut(rows, size, device), None if steps is None else steps - start_step)
+    groups = ahead(_groups_of_rows(store, seed, start_step * size, None if steps is None else steps * size, held_out, shuffle_rows, home))
+    cut = _cut(groups, size)
+    if home.type != device.type:
+        cut = begun(map(lambda x: sending(x, device), cut), 1)
+    yield from islice(map(lambda x: x.to(torch.float32, copy=True), cut), None if steps is None else steps - start_step)
 
 
-def _cut(groups: Iterator[tuple[Tensor, Tensor]], size: int, device: torch.device) -> Iterator[Float[Tensor, "batch d_in"]]:
-    """Batches on a device from groups of rows and their orders."""
-    gathered: list[Tensor] = []
-    lacking = size
-    for group, order in groups:
-        order = sent(order, group.device)
+def _cut(groups: Iterator[Tensor], size: int) -> Iterator[Float[Tensor, "batch d_in"]]:
+    """Batches from groups of rows, most of them parts of a group. None is kept here while the next group is waited for."""
+    over: Tensor | None = None
+    for group in groups:
         if group.is_cuda:
             group.record_stream(torch.cuda.current_stream(group.device))  # it was filled on another
-        taken = 0
-        while taken < len(order):
-            part = sent(group[order[taken : taken + lacking]], device).float()
-            taken, lacking = taken + len(part), lacking - len(part)
-            gathered.append(part)
-            if not lacking:
-                yield torch.cat(gathered) if len(gathered) > 1 else gathered[0]
-                gathered, lacking = [], size
-        del group, order  # before the group after the next is read: three may not fit
+        begin = 0
+        if over is not None:
+            begin = size - len(over)
+            over = torch.cat([over, group[:begin]])
+            if len(over) == size:
+                yield over
+        while begin + size <= len(group):
+            yield group[begin : begin + size]
+            begin += size
+        if begin <= len(group):
+            over = group[begin:].clone() if begin < len(group) else None
+        del group  # before the group after the next is read: three may not fit
 
 
 @dataclass(frozen=True)
@@ -148,19 +153,17 @@ def first_rows(store: ActivationStore, num_rows: int, seed: int, held_out: bool 
     among = SHUFFLE_ROWS if store.exact else min(SHUFFLE_ROWS, _SAMPLE_FROM * size)
     gathered: list[Tensor] = []
     for number, chunks in enumerate(_groups(store.chunk_rows(held_out), among, seeded(seed, 0))):
-        group = _gathered(store, chunks, held_out, torch.device("cpu"))
-        order = torch.randperm(len(group), generator=seeded(seed, 0, number))
-        gathered.append(group[order[:size]].float())
+        gathered.append(_mixed(store, chunks, seeded(seed, 0, number), held_out, torch.device("cpu"))[:size].float())
         size -= len(gathered[-1])
         if not size:
             break
     return torch.cat(gathered)
 
 
-def _rows(
+def _groups_of_rows(
     store: ActivationStore, seed: int, skip: int, stop: int | None, held_out: bool | None, shuffle_rows: int, home: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Groups of rows, and the order of each, from the row of the endless stream numbered `skip` to the group that holds the last needed."""
+) -> Iterator[Float[Tensor, "row d_in"]]:
+    """Groups of rows in random order, from the row of the endless stream numbered `skip` to the group that holds the last needed."""
     counts = store.chunk_rows(held_out)
     total = store.need_rows(held_out)
     for epoch in count(skip // total):
@@ -170,33 +173,33 @@ def _rows(
                 return
             end = begin + sum(counts[chunk] for chunk in chunks)
             if end > skip:
-                order = torch.randperm(end - begin, generator=seeded(seed, epoch, number))
-                yield _gathered(store, chunks, held_out, home), order[max(0, skip - begin) :]
+                yield _mixed(store, chunks, seeded(seed, epoch, number), held_out, home)[max(0, skip - begin) :]
             begin = end
 
 
-def _gathered(store: ActivationStore, chunks: list[int], held_out: bool | None, home: torch.device) -> Tensor:
-    """The rows of some chunks on a device, several chunks read at a time, each row copied once."""
+def _mixed(
+    store: ActivationStore, chunks: list[int], noise: torch.Generator, held_out: bool | None, home: torch.device
+) -> Float[Tensor, "row d_in"]:
+    """The rows of some chunks in random order, on a device: several chunks are read at a time, and each row is put where it belongs."""
     if not store.exact:
-        return torch.cat([store.chunk(chunk, held_out).x.to(home) for chunk in chunks])
+        group = torch.cat([store.chunk(chunk, held_out).x.to(home) for chunk in chunks])
+        return group[torch.randperm(len(group), generator=noise)]
     sizes = [store.chunk_rows(held_out)[chunk] for chunk in chunks]
+    order = torch.randperm(sum(sizes), generator=noise)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order))
     first = store.part(chunks[0], held_out)
     with beside(home):
-        group = torch.empty(sum(sizes), store.d_in, dtype=first[0].dtype, device=home)
+        group = torch.empty(len(order), store.d_in, dtype=first[0].dtype, device=home)
 
-    def read(target: Tensor, chunk: int) -> None:
+    def read(place: Tensor, chunk: int) -> None:
         x, rows = first if chunk == chunks[0] else store.part(chunk, held_out)
         with beside(home):
-            if home.type == "cuda":
-                x = sent(x, home)
-                target.copy_(x if rows is None else x[sent(rows, home)])
-            elif rows is None:
-                target.copy_(x)
-            else:
-                torch.index_select(x, 0, rows, out=target)
+            x = sent(x, home)
+            group[sent(place, home)] = x if rows is None else x[sent(rows, home)]
 
     with ThreadPoolExecutor(_READERS, thread_name_prefix="saelab-reader") as pool:
-        list(pool.map(read, group.split(sizes), chunks))
+        list(pool.map(read, place.split(sizes), chunks))
     return group
 
 
