@@ -56,7 +56,7 @@ def only_causal(model: Any, length: int) -> bool:  # noqa: ANN401 - untyped by t
 
 @contextmanager
 def ready_attention(model: Any, length: int) -> Generator[None]:  # noqa: ANN401 - untyped by transformers
-    """While open, attention on a GPU is computed by kernels that serve windows of any number and length at once, unmasked where it can be."""
+    """While open, attention on a GPU is computed by kernels that serve windows of any number and length, and unmasked where it can be."""
     if model.device.type != "cuda":
         yield
         return

@@ -23,7 +23,8 @@ class _Recorded(Generic[T]):
 class Recording(Generic[T]):
     """Runs a step of one tensor: the first time of a kind as it is, which makes its state and kernels, from then on as a recording.
 
-    The result of a recorded step lies in memory that the next one overwrites. All steps of a recording run on one stream. Encoding batches of one size can be recorded too:
+    The result of a recorded step lies in memory that the next one overwrites. All steps of a recording belong on one stream. Encoding
+    batches of one size can be recorded too:
 
         encode = Recording(sae.encode)
         with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
@@ -51,7 +52,7 @@ class Recording(Generic[T]):
 
     def _record(self, x: Tensor) -> _Recorded[T]:
         """The step, recorded on the stream that it is for, since cuBLAS has a workspace for each: steps that run beside each other on two
-        streams must not share one. (What the default stream runs is recorded on one of PyTorch's own.)
+        streams must not share one. What the default stream runs is recorded on one of PyTorch's own.
 
         Only this thread is kept from what a recording forbids: others may read batches meanwhile, and ask for memory.
         """

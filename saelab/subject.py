@@ -206,15 +206,12 @@ class Subject:
         return {hook: got[hook] for hook in hooks}
 
     def recorded(self, hooks: Sequence[str], length: int) -> Callable[[Tensor], dict[str, Tensor]] | None:
-        """`activations` at some hooks through compiled blocks, for many passes of few shapes on a GPU: recorded as a CUDA graph for each
-        shape that comes twice, so that the host only starts it. What it gives lies in memory that its next call overwrites.
+        """`activations` at some hooks through compiled blocks, recorded for each shape that comes twice (`Recording`).
 
-        None for hooks that only the bridge knows, and for models whose passes over up to `length` positions are too long to gain by it
-        or cannot be recorded.
+        None for hooks that only the bridge knows, and where passes over up to `length` positions are not `worth_recording`.
         """
-        if not set(hooks) <= self._sites.keys() or not worth_recording(self.model, length):
-            return None
-        return Recording(partial(self.activations, hooks=tuple(hooks), compiled=True))
+        able = self._sites.keys() >= set(hooks) and worth_recording(self.model, length)
+        return Recording(partial(self.activations, hooks=tuple(hooks), compiled=True)) if able else None
 
     def _watched(self, tokens: Int[Tensor, "window pos"], hooks: Sequence[str]) -> dict[str, Tensor]:
         got: dict[str, Tensor] = {}

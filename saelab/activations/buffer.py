@@ -5,9 +5,9 @@ reads random windows, come into these very slots: no row is moved. The slots are
 its own. A row stays for `rows / size` batches on average, so that the tokens of a window are scattered over as many.
 
 Which slots and which windows come follows from the seed and the number of the step. As the batches of a round share no slot, several of
-them, as many as there are fresh rows for, are taken out at once: a GPU is told so in a few words. The contents of the buffer are part of its state. They
-are large (600 MB for half a million rows of SmolLM2-135M in bfloat16), but to make them again would take a forward pass over nearly all
-windows of the last dozen fillings, and on a GPU perhaps not give the same bits.
+them, as many as there are fresh rows for, are taken out at once: a GPU is told so in a few words. The contents of the buffer are part of
+its state. They are large (600 MB for half a million rows of SmolLM2-135M in bfloat16), but to make them again would take a forward pass
+over nearly all windows of the last dozen fillings, and on a GPU perhaps not give the same bits.
 """
 
 from collections import deque

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from itertools import count, islice
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from saelab.activations.base import ActivationStore

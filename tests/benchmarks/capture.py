@@ -27,7 +27,7 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).parent / "quality"))
 from machine import opening
 from rows import Text
-from streams import timeline
+from streams import host_profile, timeline
 
 from saelab.activations import forward
 from saelab.activations.base import Chunk
@@ -47,11 +47,12 @@ BATCH, D_SAE, K = 4096, 9216, 32
 LAYERS = (2, 6, 10)
 """Further layers that are captured with the one asked for."""
 HOW = """\
-`forward`: the model alone up to the layer, as one would write it, and with compiled blocks. `capture`: from windows of text to memory or
-disk, beside the plain forward pass of the same shape. `disk`: files of the store's size, written and flushed, read with the system's cache
-empty and full. `shuffled batches`: rows in random order on the device. `training`: S1 (9,216 features, k 32, batch 4,096), whole trainer;
-a step alone, what makes a batch alone, and both together (`over the sum`: 1 where nothing overlaps and nothing waits); `gpu idle` is the
-share of the time in which the device did nothing, `waiting` that in which a trainer had no batch."""
+`forward`: the model alone up to the layer, as one would write it, with compiled blocks, and recorded. `capture`: from windows of text to
+memory or disk, beside the plain forward pass of the same shape. `disk`: files of the store's size, written and flushed, read with the
+system's cache empty and full. `shuffled batches`: rows in random order on the device. `training`: S1 (9,216 features, k 32, batch 4,096),
+whole trainer; a step alone (`step host ms`: until the host has asked for it), what makes a batch alone, and both together (`over the sum`:
+1 where nothing overlaps and nothing waits); `gpu idle` is the share of the time in which the device did nothing, `waiting` that in which a
+trainer had no batch."""
 
 
 def note(what: str, **facts: object) -> None:
@@ -72,6 +73,15 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     work()
     wait()
     return time.perf_counter() - began
+
+
+def asked_ms(work: Callable[[], object], times: int, device: torch.device) -> float:
+    """Milliseconds that the host takes to ask for a piece of work."""
+    seconds(work, device)
+    began = time.perf_counter()
+    for _ in range(times):
+        work()
+    return 1e3 * (time.perf_counter() - began) / times
 
 
 def corpus_of(text: Text, context: int, num_tokens: int) -> Corpus:
@@ -105,15 +115,18 @@ def plain_forward(subject: Subject, layer: int) -> Callable[[Tensor], None]:
 
 
 def bench_forward(subject: Subject, layer: int, text: Text, limit: float) -> dict[int, float]:
-    """Tokens a second of the model alone at each shape, by context, and of the same passes through compiled blocks."""
+    """Tokens a second of the model alone at each shape, by context, and of the same passes through compiled blocks and recorded."""
     plain, hook, found = plain_forward(subject, layer), f"blocks.{layer}.hook_resid_post", {}
     ways: dict[str, Callable[[Tensor], object]] = {"plain": plain}
     if subject.device.type == "cuda":
         ways["compiled"] = lambda tokens: subject.activations(tokens, [hook], compiled=True)
+        recorded = subject.recorded([hook], max(context for _, context in SHAPES["cuda"]))
+        ways |= {"recorded": recorded} if recorded else {}
     for windows, context in SHAPES[subject.device.type]:
         tokens = torch.from_numpy(text.tokens[: windows * context].astype(np.int64)).view(windows, context).to(subject.device)
         for name, run in ways.items():
             first = seconds(lambda: run(tokens), subject.device)  # noqa: B023 - called at once
+            run(tokens)  # where it is recorded, it is by now
             times = max(1, min(50, int(limit / seconds(lambda: run(tokens), subject.device))))  # noqa: B023
             rate = times * tokens.numel() / seconds(lambda: [run(tokens) for _ in range(times)], subject.device)  # noqa: B023
             note(f"forward, {name}, {windows}x{context}", tokens_per_second=rate, first_seconds=first)
@@ -124,10 +137,10 @@ def bench_forward(subject: Subject, layer: int, text: Text, limit: float) -> dic
 
 def bench_capture(subject: Subject, hook: str, text: Text, folder: Path, own: dict[int, float], limit: float) -> None:
     """Tokens a second from windows to memory and to disk."""
-    for compiled in (False, True) if subject.device.type == "cuda" else (False,):
-        with patch.object(forward, "worth_compiling", lambda *_, worth=compiled: worth):
+    for recorded in (False, True) if subject.device.type == "cuda" else (False,):
+        with patch.object(forward, "worth_compiling", lambda *_, worth=recorded: worth):
             for windows, context in SHAPES[subject.device.type]:
-                corpus = corpus_of(text, context, int(own[context] * limit * (1 + compiled)))
+                corpus = corpus_of(text, context, int(own[context] * limit * (1 + recorded)))
                 tokens = int(corpus.window_length.sum())
                 config = CaptureConfig(hooks=(hook,), batch_tokens=windows * context)
                 capture_in_memory(subject, corpus_of(text, context, windows * context), config)  # warm
@@ -139,7 +152,7 @@ def bench_capture(subject: Subject, hook: str, text: Text, folder: Path, own: di
                     }[where]
                     corpus.window_rows, corpus.sha256  # noqa: B018 - read once for all that is done with a corpus
                     rate = tokens / seconds(work, subject.device)
-                    name = f"capture to {where}, {'compiled' if compiled else 'eager'}, {windows}x{context}"
+                    name = f"capture to {where}, {'recorded' if recorded else 'eager'}, {windows}x{context}"
                     note(name, tokens_per_second=rate, of_own_forward=rate / own[context], tokens=tokens)
 
 
@@ -248,6 +261,7 @@ def bench_read(store: DiskStore, device: torch.device, limit: float) -> None:
     together = seconds(fed, device) / steps
     coming.close()
     facts = {"step_ms": 1e3 * step, "fed_ms": 1e3 * together, "waiting": max(0.0, 1 - step / together)}
+    facts |= {"step_host_ms": asked_ms(lambda: trainer.step(x), few, device)}
     note("training fed from disk", tokens_per_second=BATCH / together, bytes_per_second=2 * store.d_in * BATCH / together, **facts)
 
 
@@ -258,7 +272,7 @@ def forget(files: list[Path]) -> None:
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def bench_fed(subject: Subject, hook: str, text: Text, own: float, limit: float, num_saes: int) -> None:
+def bench_fed(subject: Subject, hook: str, text: Text, own: float, limit: float, num_saes: int, profiled: bool) -> None:
     """Training straight from the model: what forward and steps take alone, and together."""
     device = subject.device
     corpus = corpus_of(text, 128, int(max(2**15, min(own * limit * 4, 2**23))))
@@ -286,11 +300,14 @@ def bench_fed(subject: Subject, hook: str, text: Text, own: float, limit: float,
             train(x)
 
     facts: dict[str, object] = {"step_ms": 1e3 * step, "forward_ms": 1e3 * batch, "saes": num_saes}
+    facts["step_host_ms"] = asked_ms(lambda: train(x), few, device)
     if device.type == "cuda":
         facts |= timeline(lambda: [train(x) for x in islice(coming, 40)])
     together = seconds(fed, device) / steps
     facts |= {"fed_ms": 1e3 * together, "over_the_sum": together / (step + batch), "tokens_per_second": num_saes * BATCH / together}
     note(f"training {num_saes} SAEs fed by the model", **facts)
+    if profiled:
+        note(f"host, {num_saes} SAEs fed by the model, {steps} steps", profile=host_profile(fed))
 
 
 def training(device: torch.device, seed: int) -> TrainConfig:
@@ -309,6 +326,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the store is written; the system's folder for temporary files without it")
     parser.add_argument("--seconds", type=float, default=4.0, help="seconds that one measurement takes, roughly")
     parser.add_argument("--saes", type=int, nargs="*", default=[1, 8], help="how many SAEs are trained from one pass")
+    parser.add_argument("--host-profile", action="store_true", help="tell where the host spends the time of training fed by the model")
     given = parser.parse_args()
     subject = Subject.load(SubjectConfig(model=given.model, dtype=given.dtype, device=given.device))
     text, hook = Text.read(given.tokens), f"blocks.{given.layer}.hook_resid_post"
@@ -317,7 +335,7 @@ def main() -> None:
     if given.folder is not None:
         given.folder.mkdir(parents=True, exist_ok=True)
     for num_saes in given.saes:
-        bench_fed(subject, hook, text, own[128], given.seconds, num_saes)
+        bench_fed(subject, hook, text, own[128], given.seconds, num_saes, given.host_profile)
     bench_layers(subject, hook, text, own[128], given.seconds)
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         bench_capture(subject, hook, text, Path(folder), own, given.seconds)

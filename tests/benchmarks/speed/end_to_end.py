@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from workload import Finished, Shape
 
 from saelab.activations.base import Chunk
 from saelab.activations.buffer import BufferConfig, RingBuffer
+from saelab.activations.prefetch import passing
 from saelab.activations.stream import SubjectStore
 from saelab.analyses import checkup
 from saelab.corpus import Corpus, DocumentInfo
@@ -78,6 +80,14 @@ class WatchedModel:
         with self.span("model"):
             return self.subject.activations(tokens, hooks, compiled)
 
+    def recorded(self, hooks: Sequence[str], length: int) -> Callable[[Tensor], dict[str, Tensor]] | None:
+        run = self.subject.recorded(hooks, length)
+        return run and partial(self._run, run)
+
+    def _run(self, run: Callable[[Tensor], dict[str, Tensor]], tokens: Tensor) -> dict[str, Tensor]:
+        with self.span("model"):
+            return run(tokens)
+
 
 class WatchedStore(SubjectStore):
     """Tells the timeline when rows are made: the model's forward passes, and what is around them."""
@@ -85,7 +95,7 @@ class WatchedStore(SubjectStore):
     model: WatchedModel
 
     def begin(self, seed: int, portion: int) -> Callable[[], Chunk]:
-        with self.model.span("rows"):
+        with passing(self.device), self.model.span("rows"):  # on the stream that the work is done on
             return super().begin(seed, portion)
 
 
