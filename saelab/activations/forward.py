@@ -189,7 +189,8 @@ class Forward:
         if limit is None:
             return replace(chunk, x=x), is_held_out
         kept = torch.from_numpy(np.flatnonzero(norms.numpy() <= limit))  # many times as fast as by a mask
-        return Chunk(x=x[: len(kept)], window=chunk.window[kept], position=chunk.position[kept]), is_held_out[kept]
+        window, position, is_held_out = (part.index_select(0, kept) for part in (chunk.window, chunk.position, is_held_out))
+        return Chunk(x=x[: len(kept)], window=window, position=position), is_held_out
 
     def _learnt(self) -> dict[str, float | None]:
         """The norm at each hook above which an activation is massive, from the median over the first windows, to four digits."""
