@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -25,8 +26,8 @@ _LAUNCHED = 10**9
 """Parameters up to which a pass is so short that its launches count."""
 _DECIDED = ("expert", "dynamic", "longrope")
 """Words in the configs of models that decide on the host what a pass does: which experts work, how far rotary angles are stretched."""
-_SPANS = ("sliding_window", "attention_chunk_size")
-"""How far attention reaches where it does not reach everywhere, as configs call it."""
+_ANSWERS: dict[str, Callable[..., object]] = {"find_packed_sequence_indices": lambda *_: None, "is_tracing": lambda *_: False}
+"""What functions of transformers would find out about windows, one in a row, in passes that nobody traces."""
 _BETWEEN = ("hook_resid_pre", "hook_resid_post", "hook_update")
 """Hooks that see a block from outside."""
 _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -39,54 +40,45 @@ def worth_compiling(device: torch.device, num_tokens: int) -> bool:
     return wanted and device.type == "cuda" and find_spec("triton") is not None
 
 
-def worth_recording(model: Any, length: int) -> bool:  # noqa: ANN401 - untyped by transformers
-    """Whether a GPU waits for the launches of a model's passes, and passes over so many positions decide nothing on the host."""
+def worth_recording(model: Any) -> bool:  # noqa: ANN401 - untyped by transformers
+    """Whether a GPU waits for the launches of a model's passes, and passes decide nothing on the host."""
     told = str(model.config.to_dict())
-    return model.num_parameters() <= _LAUNCHED and only_causal(model, length) and not any(word in told for word in _DECIDED)
-
-
-def only_causal(model: Any, length: int) -> bool:  # noqa: ANN401 - untyped by transformers
-    """Whether all layers attend to every position before each of so many, and no others, through one of transformers' own functions."""
-    config = model.config.get_text_config()
-    spans = [getattr(config, name, None) for name in _SPANS]
-    other = getattr(config, "use_bidirectional_attention", False) or not getattr(config, "is_causal", True)
-    known = config._attn_implementation == "sdpa" and getattr(model, "_supports_attention_backend", False)
-    return known and not other and all(span is None or length < span for span in spans)
+    return model.num_parameters() <= _LAUNCHED and not any(word in told for word in _DECIDED)
 
 
 @contextmanager
-def ready_attention(model: Any, length: int) -> Generator[None]:  # noqa: ANN401 - untyped by transformers
-    """While open, attention on a GPU is computed by kernels that serve windows of any number and length, and unmasked where it can be."""
-    if model.device.type != "cuda":
+def ready_attention(device: torch.device) -> Generator[None]:
+    """While open, attention on a GPU is computed by kernels that serve windows of any number and length, and nobody waits for it."""
+    if device.type != "cuda":
         yield
         return
-    with sdpa_kernel(_ATTENTION), unmasked(model, length):
+    with sdpa_kernel(_ATTENTION), unasked():
         yield
 
 
 @contextmanager
-def unmasked(model: Any, length: int) -> Generator[None]:  # noqa: ANN401 - untyped by transformers
-    """While open, a model whose attention is causal and no more is given no mask in passes over whole windows of so many positions.
+def unasked() -> Generator[None]:
+    """While open, transformers knows without asking that no row holds several texts, and that nobody traces what it does.
 
-    transformers finds out by itself that it needs none, but asks the GPU whether windows are packed, and the host waits for the answer,
-    which comes behind all the work before it. For functions of attention whose masks it does not know it makes none, and does not ask.
+    To find out the one it asks the GPU in each pass, and the host waits for the answer, which comes behind all the work before it. Because
+    of the other it would make masks for a pass that is recorded where it makes none for the same pass when it is run.
     """
-    config = model.config.get_text_config()
-    usual = config._attn_implementation
-    config._attn_implementation = _causal() if only_causal(model, length) else usual
+    masks, usual = _masks()
+    for name in usual:
+        setattr(masks, name, _ANSWERS[name])
     try:
         yield
     finally:
-        config._attn_implementation = usual
+        for name, function in usual.items():
+            setattr(masks, name, function)
 
 
 @cache
-def _causal() -> str:
-    """The name of a function of attention that is transformers' own, but known to it without a mask."""
-    from transformers import AttentionInterface
+def _masks() -> tuple[ModuleType, dict[str, Callable[..., object]]]:
+    """The module of transformers that makes masks, and those of its functions that there is an answer for."""
+    from transformers import masking_utils
 
-    AttentionInterface.register("saelab_causal", AttentionInterface()["sdpa"])
-    return "saelab_causal"
+    return masking_utils, {name: getattr(masking_utils, name) for name in _ANSWERS if hasattr(masking_utils, name)}
 
 
 class CompiledBlocks:

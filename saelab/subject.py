@@ -196,7 +196,7 @@ class Subject:
         bridged = [hook for hook in hooks if hook not in self._sites]
         for hook in bridged:
             self._check_bridged(hook)
-        with ready_attention(self.model, tokens.shape[1]), self._compiled.running(own) if compiled else nullcontext():
+        with ready_attention(self.device), self._compiled.running(own) if compiled else nullcontext():
             got = self._watched(tokens, own) if own else {}
         if bridged:
             if not self._announced:
@@ -205,12 +205,12 @@ class Subject:
             got |= bridge_activations(self.bridge, tokens.to(self.device), bridged)
         return {hook: got[hook] for hook in hooks}
 
-    def recorded(self, hooks: Sequence[str], length: int) -> Callable[[Tensor], dict[str, Tensor]] | None:
+    def recorded(self, hooks: Sequence[str]) -> Callable[[Tensor], dict[str, Tensor]] | None:
         """`activations` at some hooks through compiled blocks, recorded for each shape that comes twice (`Recording`).
 
-        None for hooks that only the bridge knows, and where passes over up to `length` positions are not `worth_recording`.
+        None for hooks that only the bridge knows, and for a model that is not `worth_recording`.
         """
-        able = self._sites.keys() >= set(hooks) and worth_recording(self.model, length)
+        able = self._sites.keys() >= set(hooks) and worth_recording(self.model)
         return Recording(partial(self.activations, hooks=tuple(hooks), compiled=True)) if able else None
 
     def _watched(self, tokens: Int[Tensor, "window pos"], hooks: Sequence[str]) -> dict[str, Tensor]:

@@ -50,10 +50,10 @@ class Captured(Protocol):
         """Activations at some hooks; windows of unlike length are padded on the right. Compiled: by a faster program, on a GPU."""
         ...
 
-    def recorded(self, hooks: Sequence[str], length: int) -> Callable[[Tensor], dict[str, Tensor]] | None:
-        """The same at some hooks for windows of up to some length, recorded for each shape; the next call overwrites what one gives.
+    def recorded(self, hooks: Sequence[str]) -> Callable[[Tensor], dict[str, Tensor]] | None:
+        """The same at some hooks, recorded for each shape, where the next call overwrites what one gives; on a GPU.
 
-        None where passes cannot be recorded, or need not be. Asked for on a GPU alone.
+        None where passes cannot be recorded, or need not be.
         """
         ...
 
@@ -104,7 +104,7 @@ class Forward:
         worth = worth_compiling(subject.device, int(corpus.window_length.sum()))
         self._run = partial(subject.activations, compiled=True) if worth else subject.activations
         self._longest = int(corpus.window_length.max())
-        self._recorded = cache(lambda hooks: subject.recorded(hooks, self._longest) if worth else None)
+        self._recorded = cache(lambda hooks: subject.recorded(hooks) if worth else None)
         ready_to_pass(subject.device)
         self.limits: Mapping[str, float | None] = self._learnt() if limits is None else limits
 

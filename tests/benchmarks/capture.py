@@ -120,7 +120,7 @@ def bench_forward(subject: Subject, layer: int, text: Text, limit: float) -> dic
     ways: dict[str, Callable[[Tensor], object]] = {"plain": plain}
     if subject.device.type == "cuda":
         ways["compiled"] = lambda tokens: subject.activations(tokens, [hook], compiled=True)
-        recorded = subject.recorded([hook], max(context for _, context in SHAPES["cuda"]))
+        recorded = subject.recorded([hook])
         ways |= {"recorded": recorded} if recorded else {}
     for windows, context in SHAPES[subject.device.type]:
         tokens = torch.from_numpy(text.tokens[: windows * context].astype(np.int64)).view(windows, context).to(subject.device)

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, masking_utils
 
 from saelab import compiled
 from saelab import subject as subject_module
-from saelab.compiled import CompiledBlocks, only_causal, unmasked, worth_compiling, worth_recording
+from saelab.compiled import CompiledBlocks, unasked, worth_compiling, worth_recording
 from saelab.errors import Invalid
 from saelab.sites import find_blocks
 
@@ -74,43 +74,43 @@ def test_a_failure_to_compile_says_how_to_do_without():
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "neox", "gpt2"])
-def test_without_a_mask_a_model_gives_the_same_activations_and_nobody_asks_for_one(name: str, monkeypatch: pytest.MonkeyPatch):
+def test_activations_are_the_same_where_nobody_asks_whether_windows_are_packed_even_while_a_pass_is_recorded(
+    name: str, monkeypatch: pytest.MonkeyPatch
+):
     subject = make_subject(name)
     tokens, hooks = torch.randint(2, 50, (3, 10)), [POST, "blocks.2.hook_resid_post"]
-    plain, asked = subject.activations(tokens, hooks), []
-    look = masking_utils.find_packed_sequence_indices
-    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda *given: (asked.append(given), look(*given))[1])
-    usual = subject.model.config._attn_implementation
-    with unmasked(subject.model, 10):
+    plain = subject.activations(tokens, hooks)
+    asked: list[object] = []
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", asked.append)
+    monkeypatch.setattr(masking_utils, "is_tracing", lambda *_: True)
+    compiled._masks.cache_clear()
+    masks: list[object] = []
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def attend(*given: object, attn_mask: object = None, **named: object) -> object:
+        masks.append(attn_mask)
+        return real(*given, attn_mask=attn_mask, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
+    with unasked():
         found = subject.activations(tokens, hooks)
     assert all(torch.equal(found[hook], plain[hook]) for hook in hooks)
-    assert bool(asked) != only_causal(subject.model, 10)
-    assert subject.model.config._attn_implementation == usual
+    assert not asked
+    assert {*masks} <= {None}
+    assert masking_utils.find_packed_sequence_indices == asked.append
+    compiled._masks.cache_clear()
 
 
-def test_attention_is_left_alone_where_it_is_more_than_causal():
-    model = make_subject("llama").model
-    assert only_causal(model, 10)
-    for changed, value in (
-        ("sliding_window", 10),
-        ("attention_chunk_size", 8),
-        ("use_bidirectional_attention", True),
-        ("is_causal", False),
-        ("_attn_implementation", "eager"),
-    ):
-        other = make_subject("llama", LlamaConfig(**GROUPED)).model
-        setattr(other.config, changed, value)
-        assert not only_causal(other, 10), changed
-    model.config.sliding_window = 11
-    assert only_causal(model, 10)
+def test_transformers_still_has_the_functions_that_are_answered_for():
+    assert set(compiled._masks()[1]) == {"find_packed_sequence_indices", "is_tracing"}
 
 
 def test_passes_are_recorded_where_launches_count_and_nothing_is_decided_on_the_host(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(subject_module, "Recording", lambda step: step)
     subject = make_subject("llama")
-    assert subject.recorded([POST], 10)(torch.ones(2, 4, dtype=torch.long))[POST].shape == (2, 4, 32)
-    assert subject.recorded([POST, "blocks.0.ln1.hook_scale"], 10) is None
+    assert subject.recorded([POST])(torch.ones(2, 4, dtype=torch.long))[POST].shape == (2, 4, 32)
+    assert subject.recorded([POST, "blocks.0.ln1.hook_scale"]) is None
     scaled = LlamaConfig(**GROUPED, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0})
-    assert not worth_recording(make_subject("llama", scaled).model, 10)
+    assert not worth_recording(make_subject("llama", scaled).model)
     monkeypatch.setattr(compiled, "_LAUNCHED", 100)
-    assert subject.recorded([POST], 10) is None
+    assert subject.recorded([POST]) is None

@@ -80,8 +80,8 @@ class WatchedModel:
         with self.span("model"):
             return self.subject.activations(tokens, hooks, compiled)
 
-    def recorded(self, hooks: Sequence[str], length: int) -> Callable[[Tensor], dict[str, Tensor]] | None:
-        run = self.subject.recorded(hooks, length)
+    def recorded(self, hooks: Sequence[str]) -> Callable[[Tensor], dict[str, Tensor]] | None:
+        run = self.subject.recorded(hooks)
         return run and partial(self._run, run)
 
     def _run(self, run: Callable[[Tensor], dict[str, Tensor]], tokens: Tensor) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ _lengths = st.lists(st.integers(8, 48), min_size=1, max_size=80)
 class Taped(FakeSubject):
     """Stands for recorded passes: a plain call, whose result the next one overwrites."""
 
-    def recorded(self, hooks: Sequence[str], length: int) -> Callable[[Tensor], dict[str, Tensor]]:
+    def recorded(self, hooks: Sequence[str]) -> Callable[[Tensor], dict[str, Tensor]]:
         last: list[Tensor] = []
 
         def run(tokens: Tensor) -> dict[str, Tensor]:
@@ -117,7 +117,7 @@ def test_a_model_gives_windows_the_same_activations_among_padding(worth: None, m
     edges = np.array([0, 200, 215, 300, 450, 460, 700])
     infos = [DocumentInfo(key=str(i), domain="text", split="explain", held_out=False) for i in range(len(edges) - 1)]
     corpus = Corpus(TokenPolicy(context=24, prepend_bos=False), infos, tokens, edges)
-    monkeypatch.setattr(subject, "recorded", lambda hooks, length: lambda read: subject.activations(read, hooks))
+    monkeypatch.setattr(subject, "recorded", lambda hooks: lambda read: subject.activations(read, hooks))
     config = ForwardConfig(dtype="float32", batch_tokens=240, massive=None)
     every = np.arange(corpus.num_windows)
     found = Forward(subject, corpus, config, HOOKS).on(every)
