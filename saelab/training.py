@@ -130,7 +130,7 @@ class Trainer:
         self._recording = Recording(self._advance) if records else None
         self.sums: dict[str, Tensor] = {}
         self._noise = torch.Generator().manual_seed(config.seed).get_state()
-        self.last_row = (0, 0, 0.0)
+        self.last_row: tuple[int, int, float] = (0, 0, 0.0)
         """Steps, tokens and seconds at the last line of the log."""
         self._sinks: list[Sink] = []
         self._reads: dict[str, Any] = {}
@@ -329,8 +329,7 @@ class Trainer:
         self.idle, self.dead, self._noise = state["idle"], self._filled(state["dead"].nonzero()[:, 0]), state["noise"].cpu()
         self.steps_done, self.tokens, self.seconds = facts["steps_done"], facts["tokens"], facts["seconds"]
         self._began = time.monotonic() - self.seconds
-        steps, tokens, seconds = facts["last_row"]
-        self.last_row = (steps, tokens, seconds)
+        self.last_row = tuple(facts["last_row"])
         self._kind = self.dictionary.plan()
 
 
