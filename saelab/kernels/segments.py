@@ -4,6 +4,7 @@ A feature that is active on thousands of rows would hold up a GPU program that w
 entries are summed in pieces of that size first. Every order of summation is fixed: results repeat bit for bit.
 """
 
+from collections.abc import Sequence
 from copy import copy
 from functools import cached_property
 from typing import Self
@@ -38,12 +39,22 @@ class Segments:
         """The row of the entry at each place."""
         self.even = rows is None
         """Whether all rows have as many entries."""
+        self._joins: dict[tuple[int, ...], tuple[Sequence[Segments], Segments]] = {}
 
     def moved(self, rows: Int[Tensor, " n"]) -> Self:
         """The same entries in other rows: the row of each entry."""
         other = copy(self)  # with all that is known of their order
-        other.rows, other.even = rows[self.order], False
+        other.rows, other.even, other._joins = rows[self.order], False, {}
         return other
+
+    def joined(self, others: Sequence[Self], firsts: Sequence[int]) -> "Segments":
+        """These entries and those of others, whose rows are numbered from somewhere on; made once, since two weights have the same."""
+        key = tuple(map(id, others))
+        if key not in self._joins:
+            features = torch.cat([self.features, *(other.features for other in others)])
+            rows = torch.cat([self.rows, *(other.rows + first for other, first in zip(others, firsts, strict=True))])
+            self._joins[key] = others, Segments(features, rows, len(self.bounds) - 1)
+        return self._joins[key][1]
 
     @cached_property
     def pieces(self) -> Int[Tensor, " feature_starts"]:

@@ -196,22 +196,23 @@ class JumpReLU(Penalised):
             bias = moved_bias(bias, task.offset, encoder)
         values = gather_dot(task.x, encoder, over.indices, over.starts, bias, over.values)
         mean, residual = unexplained(values, over.indices, decoder, over.starts, task.wanted, task.shift)
-        rejoin(device, "order")
-        with torch.no_grad(), aside(device, "counts"):
-            active = over.counts(self.d_sae).to(scale.dtype)
-            left_out = {"left_out": over.left_out + near.left_out} if self.fixed else {}
-            self._tell(over.total, near.total, size * self.d_sae)
-            steep = threshold / self._width  # -1/width · ∂θ/∂ln ratio, but for the sign
-            fires = over.total.to(scale.dtype) / size
-            price = self.price(fires, progress)
         with torch.no_grad():
+            with aside(device, "counts"):
+                steep = threshold / self._width  # 1/width · ∂θ/∂ln ratio
+                fires = over.total.to(scale.dtype) / size
+                price = self.price(fires, progress)
+                self._tell(over.total, near.total, size * self.d_sae)
             along, count = near.pull(residual, decoder, task.x)
-        rejoin(device, "counts")
+            rejoin(device, "counts")
+            with aside(device, "counts"):
+                active = over.counts(self.d_sae).to(scale.dtype)
+                left_out = {"left_out": over.left_out + near.left_out} if self.fixed else {}
         mean = with_slope(mean, self.log_ratio, 2 / residual.numel() * along * steep * threshold)
         l0 = with_slope(fires, self.log_ratio, -count * steep / size)
         terms = {"reconstruction": mean / scale**2, "sparsity": price * self._miss(l0)}
         if len(dead):
             terms |= self.revival(task.x, residual, task.weights, dead)
+        rejoin(device, "counts")
         return Losses(terms, active, task.target, residual, mean.detach() * residual.numel(), task.variance, left_out)
 
     def others(self, x: Float[Tensor, "row d_in"], fired: Fired, weights: Weights) -> dict[str, Float[Tensor, ""]]:

@@ -212,8 +212,6 @@ def _joined(terms: Sequence[Term]) -> tuple[Float[Tensor, " n"], BFloat16[Tensor
     """Values in the order of their features, rows and segments of all terms together."""
     if len(terms) == 1:
         return terms[0].values, terms[0].x, terms[0].segments
-    firsts = [sum(len(term.x) for term in terms[:number]) for number in range(len(terms))]
-    features = torch.cat([term.segments.features for term in terms])
-    rows = torch.cat([term.segments.rows + first for term, first in zip(terms, firsts, strict=True)])
-    segments = Segments(features, rows, len(terms[0].segments.bounds) - 1)
+    firsts = [sum(len(term.x) for term in terms[:number]) for number in range(1, len(terms))]
+    segments = terms[0].segments.joined([term.segments for term in terms[1:]], firsts)
     return torch.cat([term.values for term in terms])[segments.order], torch.cat([term.x for term in terms]), segments
