@@ -18,18 +18,21 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.nn import functional
 
 from saelab.checkpoint import CHECKPOINT_FILE, POINTER_FILE, SHARDS_FOLDER
-from saelab.distributed.collectives import gathered, summed
-from saelab.distributed.gradients import reduce_gradients
+from saelab.distributed.collectives import gather_in_place, gathered, summed
+from saelab.distributed.gradients import Exchange, average
 from saelab.distributed.job import Job
 from saelab.distributed.ranks import Flat, Ranks
 from saelab.distributed.rows import Portion
 from saelab.distributed.selection import chosen_of_all, chosen_of_rows
 from saelab.distributed.shards import is_divided, load_part, load_shards, load_weights, point_to, write_shards
 from saelab.errors import Invalid
+from saelab.kernels.segments import Segments
 
 T = TypeVar("T")
 DIVISIBLE = ("topk", "batchtopk", "abstopk", "matryoshka", "jumprelu")
 """Architectures whose features can be divided among ranks."""
+EVEN = ("topk", "abstopk")
+"""Architectures whose rows have as many codes each, chosen row by row."""
 _DECIDE_EVERY = 10
 """Steps from one look at whether a checkpoint is due to the next."""
 _DRAWN_ROWS = 2**14
@@ -47,9 +50,6 @@ class Group(Ranks):
     Raises `Invalid` for shards that do not fit the job.
     """
 
-    recordable: bool = False
-    """No: how many codes a rank has is known on the host alone where they are chosen together, and recorded collectives are not tested."""
-
     def __init__(self, job: Job, shards: int, device: torch.device) -> None:
         if shards < 1 or job.size % shards:
             raise Invalid(f"shards is {shards}; it must divide the {job.size} processes of this job.")
@@ -59,7 +59,12 @@ class Group(Ranks):
         self._mesh = mesh["features"]
         assert dist.group.WORLD is not None, "a job of several processes has joined them"
         self._rows, self._features, self._all = mesh["rows"].get_group(), self._mesh.get_group(), dist.group.WORLD
-        self._shard = self._mesh.get_local_rank()
+        self._row, self._shard = mesh["rows"].get_local_rank(), self._mesh.get_local_rank()
+        self._exchange = Exchange(self._rows)
+
+    def recordable(self, dictionary: Any) -> bool:  # noqa: ANN401 - as in Ranks
+        """Whether its steps can be recorded; not where ranks choose codes together: how many one has is known on the host alone."""
+        return super().recordable(dictionary) and self.shards == 1 and dictionary.architecture in EVEN
 
     def hold(self, make: Callable[[], nn.Module], device: torch.device) -> Any:  # noqa: ANN401 - as in Ranks
         """The dictionary with zeros for the features of this rank; `initialise` or a checkpoint sets them."""
@@ -162,13 +167,34 @@ class Group(Ranks):
     def reduce(self, dictionary: nn.Module) -> None:
         """Averages the gradients over the ranks with other rows, and of weights that are not divided over those with other features."""
         if self.rows > 1:
-            reduce_gradients(list(dictionary.parameters()), self._rows)
+            self._exchange.reduce(list(dictionary.parameters()))
         if self.shards > 1:
-            reduce_gradients(_not_divided(dictionary), self._features)
+            average([weight.grad for weight in _not_divided(dictionary) if weight.grad is not None], self._features)
 
-    def norm(self, parts: Float[Tensor, " part"]) -> Float[Tensor, ""]:
+    def tell(self, segments: Segments, x: Float[Tensor, "row width"]) -> None:
+        """Tells the ranks with other rows the entries of a gradient to come and the rows that it sums."""
+        if self.rows > 1:
+            self._exchange.tell(segments, x)
+
+    def own(self, features: int) -> slice:
+        """An equal part of the features for each of the ranks with other rows; all, where there is none."""
+        if features % self.rows:
+            return super().own(features)
+        size = features // self.rows
+        return slice(self._row * size, (self._row + 1) * size)
+
+    def share(self, tensor: Float[Tensor, "d_sae width"]) -> None:
+        """Gathers the rows that each of the ranks with other rows has for its own."""
+        gather_in_place(tensor, self.own(len(tensor)), self._rows)
+
+    def norm(self, parts: Float[Tensor, " part"], own: Float[Tensor, " own"] | None = None) -> Float[Tensor, ""]:
         """The root of the sum of their squares, over all features."""
-        return super().norm(parts) if self.shards == 1 else self.total(parts.square().sum()).sqrt()
+        if own is None and self.shards == 1:
+            return super().norm(parts)
+        squares = parts.square().sum()
+        if own is not None:
+            squares = squares + summed(own.square().sum(), self._rows)
+        return self.total(squares).sqrt()
 
     def elsewhere(self, dictionary: nn.Module) -> list[nn.Parameter]:
         """What is not divided counts on the rank with the first features."""

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from saelab.checkpoint import CHECKPOINT_FILE, POINTER_FILE, load_checkpoint, save_checkpoint
 from saelab.distributed.job import Job
 from saelab.errors import Invalid
+from saelab.kernels.peers import Peers
 
 T = TypeVar("T")
 Flat = tuple[Float[Tensor, "*codes"], Int[Tensor, "*codes"], Int[Tensor, " row_starts"] | None]
 """Values, indices, and where each row begins where they are flat."""
 
 
-class Ranks:
+class Ranks(Peers):
     """One process that trains alone."""
 
     size: int = 1
@@ -38,8 +39,10 @@ class Ranks:
     """Whether this process writes the log and the dictionary."""
     first: int = 0
     """Number of the first feature that it holds."""
-    recordable: bool = True
-    """Whether its steps may be recorded (`saelab.recording`)."""
+
+    def recordable(self, dictionary: Any) -> bool:  # noqa: ANN401 - a Trainable, which is above this layer
+        """Whether its steps can be recorded (`saelab.recording`)."""
+        return dictionary.recordable
 
     # What it holds
 
@@ -109,10 +112,6 @@ class Ranks:
 
     def reduce(self, dictionary: nn.Module) -> None:
         """Makes the gradients, terms or dense, those of the whole batch."""
-
-    def norm(self, parts: Float[Tensor, " part"]) -> Float[Tensor, ""]:
-        """The norm of what has parts of these norms, on this rank and on those with other features."""
-        return torch.linalg.vector_norm(parts)
 
     def elsewhere(self, dictionary: nn.Module) -> list[nn.Parameter]:
         """The weights that another rank counts in the norm of all gradients."""

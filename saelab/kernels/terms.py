@@ -4,12 +4,17 @@ An optimiser that steps straight from these terms (`saelab.kernels.adam`) lets a
 there and no gradient of the weight's size is ever written.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.kernels.segments import Segments
+from saelab.kernels.segments import Segments, segments_of
+from saelab.kernels.streams import aside
+
+Tell = Callable[[Segments, Tensor], None]
+"""Tells other processes the entries and the rows of a term to come."""
 
 
 class Term(NamedTuple):
@@ -27,14 +32,31 @@ class Term(NamedTuple):
     """For each feature a bound on the norm of its part of the gradient."""
 
 
-def collect(weight: Tensor) -> None:
-    """From now on the weight collects terms. Whoever asks for it takes them away after each backward pass, with `taken`."""
+def collect(weight: Tensor, tell: Tell | None = None) -> None:
+    """From now on the weight collects terms. Whoever asks for it takes them away after each backward pass, with `taken`.
+
+    Arguments:
+    - `tell`: called in the forward pass already, beside other work; none where there is nobody to tell.
+    """
     setattr(weight, "terms", [])  # noqa: B010 - no field of a tensor
+    setattr(weight, "tell", tell)  # noqa: B010
 
 
 def collected(weight: Tensor) -> list[Term] | None:
     """The terms that a weight has collected; none where it does not collect any."""
     return getattr(weight, "terms", None)
+
+
+def prepare(weight: Tensor, x: Tensor, indices: Int[Tensor, "*codes"], starts: Int[Tensor, " row_starts"] | None) -> None:
+    """Has a GPU put the entries of a term to come in order, beside what it is asked to do next; they may be used after `rejoin`."""
+    tell: Tell | None = getattr(weight, "tell", None)
+    with aside(x.device, "order"):
+        segments = segments_of(indices, starts, len(weight))
+        if tell is None:
+            _ = segments.owner
+        else:
+            with aside(x.device, "others"):
+                tell(segments, x)
 
 
 def taken(weight: Tensor) -> list[Term]:
