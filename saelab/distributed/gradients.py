@@ -37,11 +37,14 @@ class Exchange:
         self._segments: dict[int, tuple[Segments, Segments]] = {}
         self._rows: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
-    def tell(self, segments: Segments, x: Float[Tensor, "row width"]) -> None:
-        """Tells entries and rows of a term to come, where all ranks have as many entries; `reduce` tells what was not told."""
+    def tell_rows(self, x: Float[Tensor, "row width"]) -> None:
+        """Tells the rows of a term to come; `reduce` tells what was not told before."""
+        self._gathered(x)
+
+    def tell_entries(self, segments: Segments, rows: int) -> None:
+        """Tells its entries, where all ranks have as many."""
         if segments.even:
-            _ = self._merged(segments, len(x), len(segments.features)).owner
-            self._gathered(x)
+            _ = self._merged(segments, rows, len(segments.features)).owner
 
     def reduce(self, weights: Sequence[nn.Parameter]) -> None:
         """Replaces the gradients of weights, terms or dense, by their means over the ranks. All ranks have terms for the same weights."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn import functional
@@ -61,6 +61,7 @@ class Group(Ranks):
         self._rows, self._features, self._all = mesh["rows"].get_group(), self._mesh.get_group(), dist.group.WORLD
         self._row, self._shard = mesh["rows"].get_local_rank(), self._mesh.get_local_rank()
         self._exchange = Exchange(self._rows)
+        self._counted: tuple[Tensor | None, int] = None, 0
 
     def recordable(self, dictionary: Any) -> bool:  # noqa: ANN401 - as in Ranks
         """Whether its steps can be recorded; not where ranks choose codes together: how many one has is known on the host alone."""
@@ -135,9 +136,13 @@ class Group(Ranks):
             x.register_hook(lambda gradient: gradient * self.shards)
         return x
 
-    def count(self, number: int) -> int:
-        """The sum over the ranks with other features; waits for the device."""
-        return number if self.shards == 1 else int(self.total(torch.tensor(number, device=self._device)))
+    def count(self, dead: Int[Tensor, " dead"]) -> int:
+        """Those of all ranks with other features. It waits for the device: once for a tensor, which all change at a time."""
+        if self.shards == 1:
+            return super().count(dead)
+        if dead is not self._counted[0]:
+            self._counted = dead, int(self.total(torch.tensor(len(dead), device=self._device)))
+        return self._counted[1]
 
     def least(self, values: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         """The smallest value on any rank."""
@@ -157,12 +162,12 @@ class Group(Ranks):
         indices, order = indices.sort(dim=1)
         values = values.gather(1, order)
         chosen = chosen_of_rows(values.abs(), k, self._features)
-        return values[chosen], indices[chosen], _ends(chosen.sum(1))
+        return *_kept(values, indices, chosen), _ends(chosen.sum(1))
 
     def batch_largest(self, values: Float[Tensor, " n"], indices: Int[Tensor, " n"], starts: Int[Tensor, " row_starts"], k: int) -> Flat:
         """Of a rank's codes those that are among the largest of all features and rows."""
         chosen = chosen_of_all(values, k * (len(starts) - 1) * self.rows, self._all)
-        return values[chosen], indices[chosen], _ends(chosen.long())[starts]
+        return *_kept(values, indices, chosen), _ends(chosen.long())[starts]
 
     def reduce(self, dictionary: nn.Module) -> None:
         """Averages the gradients over the ranks with other rows, and of weights that are not divided over those with other features."""
@@ -171,10 +176,13 @@ class Group(Ranks):
         if self.shards > 1:
             average([weight.grad for weight in _not_divided(dictionary) if weight.grad is not None], self._features)
 
-    def tell(self, segments: Segments, x: Float[Tensor, "row width"]) -> None:
-        """Tells the ranks with other rows the entries of a gradient to come and the rows that it sums."""
-        if self.rows > 1:
-            self._exchange.tell(segments, x)
+    def tell_rows(self, x: Float[Tensor, "row width"]) -> None:
+        """Tells the ranks with other rows those that a gradient to come sums."""
+        self._exchange.tell_rows(x)
+
+    def tell_entries(self, segments: Segments, rows: int) -> None:
+        """Tells them its entries."""
+        self._exchange.tell_entries(segments, rows)
 
     def own(self, features: int) -> slice:
         """An equal part of the features for each of the ranks with other rows; all, where there is none."""
@@ -193,7 +201,9 @@ class Group(Ranks):
             return super().norm(parts)
         squares = parts.square().sum()
         if own is not None:
-            squares = squares + summed(own.square().sum(), self._rows)
+            others = own.square().sum()
+            dist.all_reduce(others, group=self._rows)
+            squares = squares + others
         return self.total(squares).sqrt()
 
     def elsewhere(self, dictionary: nn.Module) -> list[nn.Parameter]:
@@ -252,6 +262,12 @@ class Group(Ranks):
 
 def _not_divided(dictionary: nn.Module) -> list[nn.Parameter]:
     return [weight for name, weight in dictionary.named_parameters() if not is_divided(name, weight)]
+
+
+def _kept(values: Float[Tensor, "*n"], indices: Int[Tensor, "*n"], chosen: Bool[Tensor, "*n"]) -> tuple[Tensor, Tensor]:
+    """The chosen ones, flat: how many they are is waited for once."""
+    places = chosen.flatten().nonzero()[:, 0]
+    return values.flatten()[places], indices.flatten()[places]
 
 
 def _ends(counts: Int[Tensor, " n"]) -> Int[Tensor, " ends"]:

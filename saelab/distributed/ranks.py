@@ -31,8 +31,6 @@ class Ranks(Peers):
 
     size: int = 1
     """Processes that train the dictionary."""
-    rows: int = 1
-    """Parts that a batch is cut into."""
     shards: int = 1
     """Parts that the features are cut into."""
     leads: bool = True
@@ -88,9 +86,9 @@ class Ranks(Peers):
         """What all ranks know, on its way to features that each has for itself; makes the mean of its gradients over ranks right."""
         return x
 
-    def count(self, number: int) -> int:
-        """A number of features, summed over the ranks with other features."""
-        return number
+    def count(self, dead: Int[Tensor, " dead"]) -> int:
+        """How many features are dead, on this rank and on those with other features."""
+        return len(dead)
 
     def least(self, values: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         """The smallest value on any rank."""

@@ -71,7 +71,7 @@ class Adam(torch.optim.Adam):
             self._betas = torch.tensor(betas, dtype=torch.float64, device=device)
             for weight in weights:
                 if weight.ndim == 2:
-                    collect(weight, peers.tell)
+                    collect(weight, peers)
 
     def set_lr(self, lr: float) -> None:
         """Sets the learning rate; where it is a tensor, that a recorded step reads, in its place."""
@@ -134,7 +134,7 @@ class Adam(torch.optim.Adam):
         if not own:
             return self.peers.norm(parts)
         alike = [out for gradient, out in zip(summed, norms, strict=True) if not gradient.divided]
-        return self.peers.norm(torch.cat([*alike, rest]), torch.cat(own))
+        return self.peers.norm(torch.cat([*alike, rest]) if alike else rest, torch.cat(own))
 
     def _step(self, summed: dict[nn.Parameter, "Gradient"], norm: Tensor) -> None:
         group = self.param_groups[0]

@@ -10,8 +10,14 @@ from saelab.kernels.segments import Segments
 class Peers:
     """No other process. `saelab.distributed.group` has the same methods for many."""
 
-    def tell(self, segments: Segments, x: Float[Tensor, "row width"]) -> None:
-        """Tells the ranks with other rows, as soon as they are known, the entries of a gradient to come and the rows that it sums."""
+    rows: int = 1
+    """Parts that a batch is cut into, for as many ranks with other rows."""
+
+    def tell_rows(self, x: Float[Tensor, "row width"]) -> None:
+        """Tells the ranks with other rows, as soon as they are known, the rows that a gradient to come sums."""
+
+    def tell_entries(self, segments: Segments, rows: int) -> None:
+        """Tells them its entries, which are of so many rows."""
 
     def own(self, features: int) -> slice:
         """Those of so many features whose rows of a weight this rank steps, where its gradient came as terms; other ranks step the rest."""

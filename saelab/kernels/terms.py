@@ -4,17 +4,14 @@ An optimiser that steps straight from these terms (`saelab.kernels.adam`) lets a
 there and no gradient of the weight's size is ever written.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saelab.kernels.peers import NO_PEERS, Peers
 from saelab.kernels.segments import Segments, segments_of
 from saelab.kernels.streams import aside
-
-Tell = Callable[[Segments, Tensor], None]
-"""Tells other processes the entries and the rows of a term to come."""
 
 
 class Term(NamedTuple):
@@ -32,14 +29,14 @@ class Term(NamedTuple):
     """For each feature a bound on the norm of its part of the gradient."""
 
 
-def collect(weight: Tensor, tell: Tell | None = None) -> None:
+def collect(weight: Tensor, peers: Peers = NO_PEERS) -> None:
     """From now on the weight collects terms. Whoever asks for it takes them away after each backward pass, with `taken`.
 
     Arguments:
-    - `tell`: called in the forward pass already, beside other work; none where there is nobody to tell.
+    - `peers`: the processes that train the same weights, which are told in the forward pass what terms will be of.
     """
     setattr(weight, "terms", [])  # noqa: B010 - no field of a tensor
-    setattr(weight, "tell", tell)  # noqa: B010
+    setattr(weight, "peers", peers)  # noqa: B010
 
 
 def collected(weight: Tensor) -> list[Term] | None:
@@ -49,14 +46,17 @@ def collected(weight: Tensor) -> list[Term] | None:
 
 def prepare(weight: Tensor, x: Tensor, indices: Int[Tensor, "*codes"], starts: Int[Tensor, " row_starts"] | None) -> None:
     """Has a GPU put the entries of a term to come in order, beside what it is asked to do next; they may be used after `rejoin`."""
-    tell: Tell | None = getattr(weight, "tell", None)
+    peers: Peers = getattr(weight, "peers")  # noqa: B009 - no field of a tensor
+    if peers.rows > 1:
+        with aside(x.device, "others"):
+            peers.tell_rows(x)
     with aside(x.device, "order"):
         segments = segments_of(indices, starts, len(weight))
-        if tell is None:
+        if peers.rows == 1:
             _ = segments.owner
         else:
             with aside(x.device, "others"):
-                tell(segments, x)
+                peers.tell_entries(segments, len(x))
 
 
 def taken(weight: Tensor) -> list[Term]:

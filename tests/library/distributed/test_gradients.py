@@ -59,7 +59,8 @@ def both(job, flat, early):
     exchange = Exchange(dist.group.WORLD)
     if early:
         for found in collected(made[1]):
-            exchange.tell(found.segments, found.x)
+            exchange.tell_rows(found.x)
+            exchange.tell_entries(found.segments, ROWS)
     exchange.reduce(made)
     encoder, decoder = (collected(weight) for weight in made[:2])
     assert encoder[0].segments is decoder[0].segments, "what both share is sorted once"
