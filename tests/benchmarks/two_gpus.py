@@ -141,7 +141,7 @@ def part(name):
             ranks = Group(job, job.size if divided else 1, device)
             if not recorded:
                 ranks.recordable = lambda _: False
-            found = measured(ranks, job.rank, device, d_in, d_sae, k, batch * job.size, *timed, profiled=not huge)
+            found = measured(ranks, job.rank, device, d_in, d_sae, k, batch * job.size, *timed, profiled=True)
             steps, what = found.pop("profile", None), f"{name}, {job.size} GPUs{', recorded' if recorded else ''}"
             times = {"times": round(found["tokens_per_second"] / one["tokens_per_second"], 3)} if one else {}
             say(job, {"what": what, **shape, **found, **times})

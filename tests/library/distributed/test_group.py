@@ -54,6 +54,15 @@ def test_four_processes_divide_rows_and_features(tmp_path):
     assert_alike(one, two, tmp_path / "one", tmp_path / "two")
 
 
+def recordable(job):
+    by_rows, by_features = Group(job, 1, torch.device("cpu")), Group(job, 2, torch.device("cpu"))
+    return [ranks.recordable(DICTIONARIES[name]) for ranks in (by_rows, by_features) for name in ("topk", "abstopk", "batchtopk", "gated")]
+
+
+def test_steps_may_be_recorded_where_no_process_asks_how_many_codes_it_has(crew):
+    assert crew.run(recordable) == [[True, True, False, False, False, False, False, False]] * 2
+
+
 def decides(job):
     group = Group(job, 1, torch.device("cpu"))
     return [group.decide(job.rank == 0) for _ in range(30)]
