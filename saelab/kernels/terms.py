@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.kernels.peers import NO_PEERS, Peers
-from saelab.kernels.segments import Segments, segments_of
+from saelab.kernels.segments import Segments, prepare_segments, segments_of
 from saelab.kernels.streams import aside
 
 
@@ -47,16 +47,15 @@ def collected(weight: Tensor) -> list[Term] | None:
 def prepare(weight: Tensor, x: Tensor, indices: Int[Tensor, "*codes"], starts: Int[Tensor, " row_starts"] | None) -> None:
     """Has a GPU put the entries of a term to come in order, beside what it is asked to do next; they may be used after `rejoin`."""
     peers: Peers = getattr(weight, "peers")  # noqa: B009 - no field of a tensor
-    if peers.rows > 1:
-        with aside(x.device, "others"):
-            peers.tell_rows(x)
+    if peers.rows == 1:
+        prepare_segments(indices, starts, len(weight))
+        return
+    with aside(x.device, "others"):
+        peers.tell_rows(x)
     with aside(x.device, "order"):
         segments = segments_of(indices, starts, len(weight))
-        if peers.rows == 1:
-            _ = segments.owner
-        else:
-            with aside(x.device, "others"):
-                peers.tell_entries(segments, len(x))
+        with aside(x.device, "others"):
+            peers.tell_entries(segments, len(x))
 
 
 def taken(weight: Tensor) -> list[Term]:

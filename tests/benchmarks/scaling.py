@@ -2,9 +2,9 @@
 
     python tests/benchmarks/scaling.py
 
-Prints the tables of docs/scaling.md. Times add up but for three things: the host hides behind the device; what ranks with other rows tell each
-other of rows and entries, beside the forward pass; and the copies of encoder rows, beside the step of the decoder. Rings: of w ranks each
-sends (w - 1)/w of what all hold to gather it, and twice that to sum it; a ring is as slow as its slowest link.
+Prints the tables of docs/scaling.md. Times add up but for three things: the host hides behind the device; what ranks with other rows tell
+each other of rows and entries, beside the forward pass; and the copies of encoder rows, beside the step of the decoder. Rings: of w ranks
+each sends (w - 1)/w of what all hold to gather it, and twice that to sum it; a ring is as slow as its slowest link.
 """
 
 from dataclasses import dataclass, replace

@@ -26,7 +26,9 @@ def trainer(kind, ranks, clip):
     """One whose weights collect terms, as on a GPU; a few features are dead from the beginning."""
     made = KINDS[kind](WIDTH, KINDS[kind].Config(d_sae=D_SAE, k=K, k_aux=1))
     held = ranks.hold(lambda: made, CPU)
-    made = Trainer(held, TrainConfig(steps=100, batch_size=SIZE, lr=1e-2, clip=clip, dead_after=10**6, warmup=0), ranks=ranks)
+    made = Trainer(
+        held, TrainConfig(steps=100, batch_size=SIZE, lr=1e-2, clip=clip, dead_after=10**6, warmup=0, precision="bf16"), ranks=ranks
+    )
     made.idle[3:5] = 10**7
     optimiser = made.optimiser
     optimiser.param_groups[0]["lr"], optimiser._betas = torch.tensor(1e-2), torch.tensor([0.9, 0.99], dtype=torch.float64)
