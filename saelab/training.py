@@ -124,8 +124,7 @@ class Trainer:
         self._any_dead: Told | None = None
         self._kind: Hashable = None
         self._progress = torch.zeros((), dtype=torch.float64, device=self.device)
-        able = ranks.recordable(dictionary) and bool(dictionary.unit_rows())  # free rows take another path
-        records = able and self.device.type == "cuda" and config.precision == "bf16"
+        records = ranks.recordable(dictionary) and self.device.type == "cuda" and config.precision == "bf16"
         self._recording = Recording(self._advance) if records else None
         self.sums: dict[str, Tensor] = {}
         self._noise = torch.Generator().manual_seed(config.seed).get_state()

@@ -40,7 +40,7 @@ class Ranks(Peers):
 
     def recordable(self, dictionary: Any) -> bool:  # noqa: ANN401 - a Trainable, which is above this layer
         """Whether its steps can be recorded (`saelab.recording`)."""
-        return dictionary.recordable
+        return dictionary.recordable and bool(dictionary.unit_rows())  # free rows take another path
 
     # What it holds
 
