@@ -192,6 +192,7 @@ class _Stream:
 def _finish(member: Member) -> None:
     """Writes the dictionary; the checkpoint goes last."""
     trainer, folder = member.trainer, member.trainer.folder
+    trainer.optimiser.whole()
     if folder is not None and trainer.ranks.shards > 1:
         trainer.save()  # no process has the whole dictionary: it is read from there
 

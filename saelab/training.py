@@ -113,11 +113,10 @@ class Trainer:
             betas=betas,
             clip=config.clip,
             unit=dictionary.unit_rows(),
-            norm=ranks.norm,
+            peers=ranks,
             elsewhere=ranks.elsewhere(dictionary),
         )
-        self.steps_done = 0
-        self.tokens = 0
+        self.steps_done, self.tokens = 0, 0
         self.seconds, self._began = 0.0, time.monotonic()
         self.idle = torch.zeros(dictionary.d_sae // ranks.shards, dtype=torch.int64, device=self.device)
         self.dead: Int[Tensor, " dead"] = self.idle.new_zeros(0)
@@ -125,8 +124,7 @@ class Trainer:
         self._any_dead: Told | None = None
         self._kind: Hashable = None
         self._progress = torch.zeros((), dtype=torch.float64, device=self.device)
-        able = dictionary.recordable and ranks.recordable and bool(dictionary.unit_rows())  # free rows take another path
-        records = able and self.device.type == "cuda" and config.precision == "bf16"
+        records = ranks.recordable(dictionary) and self.device.type == "cuda" and config.precision == "bf16"
         self._recording = Recording(self._advance) if records else None
         self.sums: dict[str, Tensor] = {}
         self._noise = torch.Generator().manual_seed(config.seed).get_state()
@@ -279,6 +277,7 @@ class Trainer:
         """Writes the log line of the steps since the last one, and what the evaluation finds where one is due."""
         row, evaluation = self.row(), self.evaluation
         if evaluation is not None and self._evaluates():
+            self.optimiser.whole()
             found = self.ranks.led(lambda: evaluation(self.dictionary)) or {}
             row = replace(row, metrics={**row.metrics, **{f"eval/{name}": number for name, number in found.items()}})
         for sink in self._sinks:
@@ -295,15 +294,16 @@ class Trainer:
                 self._sinks = open_sinks(self.config.sinks, self.folder, self._described(), self.steps_done)
 
     def close(self) -> None:
-        """Closes the log."""
-        sinks, self._sinks = self._sinks, []
-        for sink in sinks:
-            sink.close()
+        """Closes the log, and forgets recorded steps: processes cannot part from each other while these are there."""
+        self._recording = None
+        while self._sinks:
+            self._sinks.pop().close()
 
     def save(self) -> None:
         """Writes the checkpoint whole or not at all."""
         if self.folder is not None:
             self._agree()
+            self.optimiser.whole()
             facts = {"steps_done": self.steps_done, "tokens": self.tokens, "seconds": self.seconds, "last_row": self.last_row}
             self.ranks.save(self.folder, self._state(), facts, self._described())
 

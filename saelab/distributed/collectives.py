@@ -1,6 +1,5 @@
 """The few ways in which ranks exchange tensors here, beside those of torch.distributed."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,13 +19,9 @@ def gathered(x: Float[Tensor, "row *width"] | Int[Tensor, "row *width"], group: 
     return rows
 
 
-def gathered_together(tensors: Sequence[Tensor], group: ProcessGroup | None) -> list[Tensor]:
-    """Each of some tensors from all ranks, [rank ...], in one message; tensors that lie at the same place are sent once."""
-    places = [(tensor.data_ptr(), tensor.nbytes) for tensor in tensors]
-    sent = {place: tensor.reshape(-1).view(torch.uint8) for place, tensor in zip(places, tensors, strict=True)}
-    everyone = gathered(torch.cat(list(sent.values()))[None], group)
-    parts = dict(zip(sent, everyone.split([len(part) for part in sent.values()], dim=1), strict=True))
-    return [parts[place].contiguous().view(tensor.dtype).view(-1, *tensor.shape) for place, tensor in zip(places, tensors, strict=True)]
+def gather_in_place(tensor: Float[Tensor, "row *width"], own: slice, group: ProcessGroup) -> None:
+    """Each rank writes its own rows of a tensor, an equal part in the order of the ranks, into that of all others."""
+    _ALL_GATHER(tensor, tensor[own], group=group)
 
 
 def summed(x: Float[Tensor, "*shape"], group: ProcessGroup, by: int = 1) -> Float[Tensor, "*shape"]:

@@ -1,84 +1,112 @@
 """Gradients of the whole batch from those of each rank's rows.
 
 A weight's gradient is either a dense tensor, which is averaged by an all-reduce, or a list of terms (`saelab.kernels.terms`): sums over the
-entries of codes of a value times a row. Then the ranks exchange the terms, all of them and what else there is in one message. It is smaller
-by far than gradients where a batch touches few features: rows and codes of a batch against all weights (docs/scaling.md has the volumes).
+entries of codes of a value times a row. Then the ranks exchange the terms. They are smaller by far than gradients where a batch touches few
+features: rows and codes of a batch against all weights (docs/scaling.md has the volumes). What is known early, which entries there are and
+the rows that were read, is told beside the forward pass; errors and values follow the backward pass, and with them the gradients of biases.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn import functional
 
-from saelab.distributed.collectives import gathered_together
+from saelab.distributed.collectives import gathered
 from saelab.kernels.segments import Segments
+from saelab.kernels.streams import rejoin
 from saelab.kernels.terms import Term, collected, taken
 
 
-def reduce_gradients(weights: Sequence[nn.Parameter], group: ProcessGroup) -> None:
-    """Replaces the gradients of weights, terms or dense, by their means over the ranks. All ranks have terms for the same weights."""
-    dense = [weight.grad for weight in weights if weight.grad is not None]
-    terms = [taken(weight) for weight in weights]
-    if any(terms):
-        exchanged = iter(_exchanged([term for some in terms for term in some], dense, group))
-        for weight, some in zip(weights, terms, strict=True):
-            if (known := collected(weight)) is not None:
-                known.extend(next(exchanged) for _ in some)
-        return
-    works = [dist.all_reduce(gradient.div_(dist.get_world_size(group)), group=group, async_op=True) for gradient in dense]
+def average(gradients: Sequence[Tensor], group: ProcessGroup) -> None:
+    """Makes dense gradients their means over the ranks, in place."""
+    works = [dist.all_reduce(gradient.div_(dist.get_world_size(group)), group=group, async_op=True) for gradient in gradients]
     for work in works:
         assert work is not None, "every rank is in the group"
         work.wait()
 
 
-def _exchanged(terms: Sequence[Term], dense: Sequence[Tensor], group: ProcessGroup) -> list[Term]:
-    """The terms of all ranks, on each of them, in the order of the ranks: of the mean of their gradients; dense ones become their mean.
+class Exchange:
+    """What the ranks of a group tell each other in a step. Each has as many rows, and may have any number of entries."""
 
-    Each rank has as many rows, and may have any number of entries. What several terms share, such as the entries of both weights, is sent
-    once, and sorted once.
-    """
-    ranks = dist.get_world_size(group)
-    size = _most_entries(terms, group)
-    entries = {id(term.segments): _entries(term.segments, size) for term in terms}
-    values = [_filled(term.values, size, 0) for term in terms]
-    numbers = [part for term in terms for part in (term.x, term.sums, term.reach)]
-    found = iter(gathered_together([*values, *numbers, *dense, *(part for pair in entries.values() for part in pair)], group))
-    values = [next(found) / ranks for _ in terms]
-    numbers = [(next(found), next(found), next(found)) for _ in terms]
-    for gradient in dense:
-        gradient.copy_(next(found).mean(0))
-    of = {id(term.segments): term for term in terms}
-    segments = {key: _joined(next(found), next(found), of[key]) for key in entries}
-    everyones = [segments[id(term.segments)] for term in terms]
-    return [
-        Term(value.flatten()[places.order], x.flatten(0, 1), places, sums.mean(0), reach.mean(0))
-        for places, value, (x, sums, reach) in zip(everyones, values, numbers, strict=True)
-    ]
+    def __init__(self, group: ProcessGroup) -> None:
+        self._group, self._ranks, self._rank = group, dist.get_world_size(group), dist.get_rank(group)
+        self._segments: dict[int, tuple[Segments, Segments]] = {}
+        self._rows: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def tell_rows(self, x: Float[Tensor, "row width"]) -> None:
+        """Tells the rows of a term to come; `reduce` tells what was not told before."""
+        self._gathered(x)
+
+    def tell_entries(self, segments: Segments, rows: int) -> None:
+        """Tells its entries, where all ranks have as many."""
+        if segments.even:
+            _ = self._merged(segments, rows, len(segments.features)).owner
+
+    def reduce(self, weights: Sequence[nn.Parameter]) -> None:
+        """Replaces the gradients of weights, terms or dense, by their means over the ranks. All ranks have terms for the same weights."""
+        dense = [weight for weight in weights if weight.grad is not None]
+        terms = [taken(weight) for weight in weights]
+        if not any(terms):
+            average([weight.grad for weight in dense if weight.grad is not None], self._group)
+            return
+        rejoin(weights[0].device, "others")
+        exchanged = iter(self._exchanged([term for some in terms for term in some], dense))
+        for weight, some in zip(weights, terms, strict=True):
+            if (known := collected(weight)) is not None:
+                known.extend(next(exchanged) for _ in some)
+        self._segments.clear()
+        self._rows.clear()
+
+    def _exchanged(self, terms: Sequence[Term], dense: Sequence[nn.Parameter]) -> list[Term]:
+        """The terms of all ranks, in the order of the ranks: of the mean of their gradients; dense ones become their mean."""
+        sizes = self._sizes(terms)
+        segments = [self._merged(term.segments, len(term.x), sizes[id(term.segments)]) for term in terms]
+        rows = [self._gathered(term.x) for term in terms]
+        values = [_filled(term.values, sizes[id(term.segments)], 0) for term in terms]
+        gradients = [weight.grad.flatten() for weight in dense if weight.grad is not None]
+        others = [*(part for term in terms for part in (term.sums, term.reach)), *gradients]
+        everyones = gathered(torch.cat([*values, *others])[None], self._group)
+        *found, rest = everyones.split([*map(len, values), sum(map(len, others))], dim=1)
+        means = iter(rest.mean(0).split([len(part) for part in others]))
+        made = [
+            Term((value / self._ranks).flatten()[places.order], x, places, next(means), next(means))
+            for value, x, places in zip(found, rows, segments, strict=True)
+        ]
+        for weight, mean in zip(dense, means, strict=True):
+            weight.grad = mean.view_as(weight)
+        return made
+
+    def _sizes(self, terms: Sequence[Term]) -> Mapping[int, int]:
+        """The most entries that a rank has of some segments; only where rows have unlike numbers of them are the ranks asked: a wait."""
+        all_segments = {id(term.segments): term.segments for term in terms}
+        sizes = {key: len(segments.features) for key, segments in all_segments.items()}
+        uneven = [key for key, segments in all_segments.items() if not segments.even]
+        if uneven:
+            most = torch.tensor([sizes[key] for key in uneven], device=terms[0].x.device)
+            dist.all_reduce(most, dist.ReduceOp.MAX, group=self._group)
+            sizes |= dict(zip(uneven, most.tolist(), strict=True))
+        return sizes
+
+    def _merged(self, segments: Segments, rows: int, size: int) -> Segments:
+        """The segments of all ranks' entries, whose rows are numbered through. Those that fill up are of a feature behind the last."""
+        if id(segments) not in self._segments:
+            features = _filled(segments.features.int(), size, len(segments.bounds) - 1)
+            numbers = _filled((segments.rows + self._rank * rows).int(), size, 0)
+            everyones = gathered(torch.cat([features, numbers, segments.bounds.int()])[None], self._group)
+            found = Segments.merged(*everyones.split([size, size, len(segments.bounds)], dim=1))
+            self._segments[id(segments)] = segments, found
+        return self._segments[id(segments)][1]
+
+    def _gathered(self, x: Float[Tensor, "row width"]) -> Float[Tensor, "all_rows width"]:
+        place = x.data_ptr(), x.nbytes
+        if place not in self._rows:
+            self._rows[place] = x, gathered(x, self._group)
+        return self._rows[place][1]
 
 
-def _most_entries(terms: Sequence[Term], group: ProcessGroup) -> int:
-    """The most entries that a rank has in a term; only where rows have unlike numbers of them are the ranks asked, which is to wait."""
-    most = max(len(term.values) for term in terms)
-    if all(term.segments.even for term in terms):
-        return most
-    everywhere = torch.tensor(most, device=terms[0].x.device)
-    dist.all_reduce(everywhere, dist.ReduceOp.MAX, group=group)
-    return int(everywhere)
-
-
-def _entries(segments: Segments, size: int) -> tuple[Tensor, Tensor]:
-    """Feature and row of each entry; those that fill up are of a feature behind the last."""
-    return _filled(segments.features, size, len(segments.bounds) - 1), _filled(segments.rows.int(), size, 0)
-
-
-def _filled(entries: Tensor, size: int, value: int) -> Tensor:
-    return functional.pad(entries, (0, size - len(entries)), value=value)
-
-
-def _joined(features: Tensor, rows: Tensor, term: Term) -> Segments:
-    """The segments of all ranks' entries, whose rows are numbered through."""
-    first = len(term.x) * torch.arange(len(rows), device=rows.device)
-    return Segments(features.flatten(), (rows + first[:, None]).flatten(), len(term.segments.bounds) - 1)
+def _filled(entries: Float[Tensor, " n"] | Int[Tensor, " n"], size: int, value: int) -> Tensor:
+    return entries if len(entries) == size else functional.pad(entries, (0, size - len(entries)), value=value)

@@ -12,24 +12,27 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn import functional
 
 from saelab.checkpoint import CHECKPOINT_FILE, POINTER_FILE, SHARDS_FOLDER
-from saelab.distributed.collectives import gathered, summed
-from saelab.distributed.gradients import reduce_gradients
+from saelab.distributed.collectives import gather_in_place, gathered, summed
+from saelab.distributed.gradients import Exchange, average
 from saelab.distributed.job import Job
 from saelab.distributed.ranks import Flat, Ranks
 from saelab.distributed.rows import Portion
 from saelab.distributed.selection import chosen_of_all, chosen_of_rows
 from saelab.distributed.shards import is_divided, load_part, load_shards, load_weights, point_to, write_shards
 from saelab.errors import Invalid
+from saelab.kernels.segments import Segments
 
 T = TypeVar("T")
 DIVISIBLE = ("topk", "batchtopk", "abstopk", "matryoshka", "jumprelu")
 """Architectures whose features can be divided among ranks."""
+EVEN = ("topk", "abstopk")
+"""Architectures whose rows have as many codes each, chosen row by row."""
 _DECIDE_EVERY = 10
 """Steps from one look at whether a checkpoint is due to the next."""
 _DRAWN_ROWS = 2**14
@@ -47,9 +50,6 @@ class Group(Ranks):
     Raises `Invalid` for shards that do not fit the job.
     """
 
-    recordable: bool = False
-    """No: how many codes a rank has is known on the host alone where they are chosen together, and recorded collectives are not tested."""
-
     def __init__(self, job: Job, shards: int, device: torch.device) -> None:
         if shards < 1 or job.size % shards:
             raise Invalid(f"shards is {shards}; it must divide the {job.size} processes of this job.")
@@ -59,7 +59,13 @@ class Group(Ranks):
         self._mesh = mesh["features"]
         assert dist.group.WORLD is not None, "a job of several processes has joined them"
         self._rows, self._features, self._all = mesh["rows"].get_group(), self._mesh.get_group(), dist.group.WORLD
-        self._shard = self._mesh.get_local_rank()
+        self._row, self._shard = mesh["rows"].get_local_rank(), self._mesh.get_local_rank()
+        self._exchange = Exchange(self._rows)
+        self._counted: tuple[Tensor | None, int] = None, 0
+
+    def recordable(self, dictionary: Any) -> bool:  # noqa: ANN401 - as in Ranks
+        """Whether its steps can be recorded; not where ranks choose codes together: how many one has is known on the host alone."""
+        return super().recordable(dictionary) and self.shards == 1 and dictionary.architecture in EVEN
 
     def hold(self, make: Callable[[], nn.Module], device: torch.device) -> Any:  # noqa: ANN401 - as in Ranks
         """The dictionary with zeros for the features of this rank; `initialise` or a checkpoint sets them."""
@@ -130,9 +136,13 @@ class Group(Ranks):
             x.register_hook(lambda gradient: gradient * self.shards)
         return x
 
-    def count(self, number: int) -> int:
-        """The sum over the ranks with other features; waits for the device."""
-        return number if self.shards == 1 else int(self.total(torch.tensor(number, device=self._device)))
+    def count(self, dead: Int[Tensor, " dead"]) -> int:
+        """Those of all ranks with other features. It waits for the device: once for a tensor, which all change at a time."""
+        if self.shards == 1:
+            return super().count(dead)
+        if dead is not self._counted[0]:
+            self._counted = dead, int(self.total(torch.tensor(len(dead), device=self._device)))
+        return self._counted[1]
 
     def least(self, values: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         """The smallest value on any rank."""
@@ -152,23 +162,49 @@ class Group(Ranks):
         indices, order = indices.sort(dim=1)
         values = values.gather(1, order)
         chosen = chosen_of_rows(values.abs(), k, self._features)
-        return values[chosen], indices[chosen], _ends(chosen.sum(1))
+        return *_kept(values, indices, chosen), _ends(chosen.sum(1))
 
     def batch_largest(self, values: Float[Tensor, " n"], indices: Int[Tensor, " n"], starts: Int[Tensor, " row_starts"], k: int) -> Flat:
         """Of a rank's codes those that are among the largest of all features and rows."""
         chosen = chosen_of_all(values, k * (len(starts) - 1) * self.rows, self._all)
-        return values[chosen], indices[chosen], _ends(chosen.long())[starts]
+        return *_kept(values, indices, chosen), _ends(chosen.long())[starts]
 
     def reduce(self, dictionary: nn.Module) -> None:
         """Averages the gradients over the ranks with other rows, and of weights that are not divided over those with other features."""
         if self.rows > 1:
-            reduce_gradients(list(dictionary.parameters()), self._rows)
+            self._exchange.reduce(list(dictionary.parameters()))
         if self.shards > 1:
-            reduce_gradients(_not_divided(dictionary), self._features)
+            average([weight.grad for weight in _not_divided(dictionary) if weight.grad is not None], self._features)
 
-    def norm(self, parts: Float[Tensor, " part"]) -> Float[Tensor, ""]:
+    def tell_rows(self, x: Float[Tensor, "row width"]) -> None:
+        """Tells the ranks with other rows those that a gradient to come sums."""
+        self._exchange.tell_rows(x)
+
+    def tell_entries(self, segments: Segments, rows: int) -> None:
+        """Tells them its entries."""
+        self._exchange.tell_entries(segments, rows)
+
+    def own(self, features: int) -> slice:
+        """An equal part of the features for each of the ranks with other rows; all, where there is none."""
+        if features % self.rows:
+            return super().own(features)
+        size = features // self.rows
+        return slice(self._row * size, (self._row + 1) * size)
+
+    def share(self, tensor: Float[Tensor, "d_sae width"]) -> None:
+        """Gathers the rows that each of the ranks with other rows has for its own."""
+        gather_in_place(tensor, self.own(len(tensor)), self._rows)
+
+    def norm(self, parts: Float[Tensor, " part"], own: Float[Tensor, " own"] | None = None) -> Float[Tensor, ""]:
         """The root of the sum of their squares, over all features."""
-        return super().norm(parts) if self.shards == 1 else self.total(parts.square().sum()).sqrt()
+        if own is None and self.shards == 1:
+            return super().norm(parts)
+        squares = parts.square().sum()
+        if own is not None:
+            others = own.square().sum()
+            dist.all_reduce(others, group=self._rows)
+            squares = squares + others
+        return self.total(squares).sqrt()
 
     def elsewhere(self, dictionary: nn.Module) -> list[nn.Parameter]:
         """What is not divided counts on the rank with the first features."""
@@ -226,6 +262,12 @@ class Group(Ranks):
 
 def _not_divided(dictionary: nn.Module) -> list[nn.Parameter]:
     return [weight for name, weight in dictionary.named_parameters() if not is_divided(name, weight)]
+
+
+def _kept(values: Float[Tensor, "*n"], indices: Int[Tensor, "*n"], chosen: Bool[Tensor, "*n"]) -> tuple[Tensor, Tensor]:
+    """The chosen ones, flat: how many they are is waited for once."""
+    places = chosen.flatten().nonzero()[:, 0]
+    return values.flatten()[places], indices.flatten()[places]
 
 
 def _ends(counts: Int[Tensor, " n"]) -> Int[Tensor, " ends"]:

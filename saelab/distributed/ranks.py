@@ -19,27 +19,28 @@ from torch import Tensor, nn
 from saelab.checkpoint import CHECKPOINT_FILE, POINTER_FILE, load_checkpoint, save_checkpoint
 from saelab.distributed.job import Job
 from saelab.errors import Invalid
+from saelab.kernels.peers import Peers
 
 T = TypeVar("T")
 Flat = tuple[Float[Tensor, "*codes"], Int[Tensor, "*codes"], Int[Tensor, " row_starts"] | None]
 """Values, indices, and where each row begins where they are flat."""
 
 
-class Ranks:
+class Ranks(Peers):
     """One process that trains alone."""
 
     size: int = 1
     """Processes that train the dictionary."""
-    rows: int = 1
-    """Parts that a batch is cut into."""
     shards: int = 1
     """Parts that the features are cut into."""
     leads: bool = True
     """Whether this process writes the log and the dictionary."""
     first: int = 0
     """Number of the first feature that it holds."""
-    recordable: bool = True
-    """Whether its steps may be recorded (`saelab.recording`)."""
+
+    def recordable(self, dictionary: Any) -> bool:  # noqa: ANN401 - a Trainable, which is above this layer
+        """Whether its steps can be recorded (`saelab.recording`)."""
+        return dictionary.recordable and bool(dictionary.unit_rows())  # free rows take another path
 
     # What it holds
 
@@ -85,9 +86,9 @@ class Ranks:
         """What all ranks know, on its way to features that each has for itself; makes the mean of its gradients over ranks right."""
         return x
 
-    def count(self, number: int) -> int:
-        """A number of features, summed over the ranks with other features."""
-        return number
+    def count(self, dead: Int[Tensor, " dead"]) -> int:
+        """How many features are dead, on this rank and on those with other features."""
+        return len(dead)
 
     def least(self, values: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         """The smallest value on any rank."""
@@ -109,10 +110,6 @@ class Ranks:
 
     def reduce(self, dictionary: nn.Module) -> None:
         """Makes the gradients, terms or dense, those of the whole batch."""
-
-    def norm(self, parts: Float[Tensor, " part"]) -> Float[Tensor, ""]:
-        """The norm of what has parts of these norms, on this rank and on those with other features."""
-        return torch.linalg.vector_norm(parts)
 
     def elsewhere(self, dictionary: nn.Module) -> list[nn.Parameter]:
         """The weights that another rank counts in the norm of all gradients."""

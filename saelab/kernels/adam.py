@@ -8,9 +8,14 @@ On a GPU, weights collect the terms of their gradients (`saelab.kernels.terms`),
 writing a gradient: of a row it needs the sum of its terms, its part along w, and the factor of clipping. Norms are computed only where the
 triangle inequality does not show that nothing is to be clipped. Every row is stepped, also one whose features were not active: the same as
 PyTorch's Adam.
+
+Where several processes have the same terms, each steps a part of the rows (Rajbhandari et al. 2020, "ZeRO", stage 1,
+https://arxiv.org/abs/1910.02054) and gives the others the bfloat16 copies of these, which are all that the kernels read. The float32 rows
+and moments of others are old until `whole` asks for them. Where a weight has a dense gradient too, it was read in float32, and every
+process steps all of it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -19,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from saelab.kernels.low import low, renew_low
+from saelab.kernels.peers import NO_PEERS, Peers
 from saelab.kernels.sparse import HAS_TRITON
 from saelab.kernels.streams import aside, rejoin
 from saelab.kernels.terms import collect, taken
@@ -38,8 +44,8 @@ class Adam(torch.optim.Adam):
     - `lr`, `betas`: Adam's.
     - `clip`: largest norm of all gradients together.
     - `unit`: those of the weights whose rows stay at norm 1.
-    - `norm`: the norm of what has parts of some norms; where several processes hold rows of the same weights, over all of them.
-    - `elsewhere`: those of the weights that count there in another process, which holds them too.
+    - `peers`: the processes that train the same weights.
+    - `elsewhere`: those of the weights that count in the norm of all gradients in another process, which holds them too.
     """
 
     def __init__(
@@ -50,11 +56,12 @@ class Adam(torch.optim.Adam):
         betas: tuple[float, float],
         clip: float,
         unit: Sequence[nn.Parameter] = (),
-        norm: Callable[[Tensor], Tensor] = torch.linalg.vector_norm,
+        peers: Peers = NO_PEERS,
         elsewhere: Sequence[nn.Parameter] = (),
     ) -> None:
         weights = list(weights)
-        self.clip, self.unit, self.norm, self.elsewhere = clip, unit, norm, set(elsewhere)
+        self.clip, self.unit, self.peers, self.elsewhere = clip, unit, peers, set(elsewhere)
+        self._divided: set[nn.Parameter] = set()
         self._lr = lr
         device = weights[0].device
         on_gpu = device.type == "cuda"
@@ -64,7 +71,7 @@ class Adam(torch.optim.Adam):
             self._betas = torch.tensor(betas, dtype=torch.float64, device=device)
             for weight in weights:
                 if weight.ndim == 2:
-                    collect(weight)
+                    collect(weight, peers)
 
     def set_lr(self, lr: float) -> None:
         """Sets the learning rate; where it is a tensor, that a recorded step reads, in its place."""
@@ -107,7 +114,8 @@ class Adam(torch.optim.Adam):
 
                 dense, weight.grad = weight.grad, None  # a part that did not come as a term
                 with aside(weight.device, "sums") if summed else nullcontext():
-                    summed[weight] = Gradient(weight, terms, any(weight is one for one in self.unit), dense)
+                    own = self.peers.own(len(weight)) if dense is None else None
+                    summed[weight] = Gradient(weight, terms, any(weight is one for one in self.unit), dense, own)
         rejoin(weights[0].device, "sums")
         return summed
 
@@ -115,13 +123,18 @@ class Adam(torch.optim.Adam):
         """The norm of all gradients; where a bound shows that it is under the limit, the bound: the factor of clipping is 1 either way."""
         others = [weight.grad for weight in dense if weight.grad is not None and weight not in self.elsewhere]
         if not summed:
-            return self.norm(get_total_norm(others))
+            return self.peers.norm(get_total_norm(others))
         bounds = [gradient.reach for gradient in summed]
         parts = torch.cat([*bounds, *(grad if grad.ndim == 1 else torch.linalg.vector_norm(grad)[None] for grad in others)])
-        bound = self.norm(parts)
-        for gradient, out in zip(summed, parts.split([*(len(of) for of in bounds), len(parts) - sum(map(len, bounds))]), strict=False):
+        bound = self.peers.norm(parts)
+        *norms, rest = parts.split([*map(len, bounds), len(parts) - sum(map(len, bounds))])
+        for gradient, out in zip(summed, norms, strict=True):
             gradient.norms(bound, self.clip - _TINY, out)
-        return self.norm(parts)
+        own = [out[gradient.own] for gradient, out in zip(summed, norms, strict=True) if gradient.divided]
+        if not own:
+            return self.peers.norm(parts)
+        alike = [out for gradient, out in zip(summed, norms, strict=True) if not gradient.divided]
+        return self.peers.norm(torch.cat([*alike, rest]) if alike else rest, torch.cat(own))
 
     def _step(self, summed: dict[nn.Parameter, "Gradient"], norm: Tensor) -> None:
         group = self.param_groups[0]
@@ -135,3 +148,14 @@ class Adam(torch.optim.Adam):
         for (weight, gradient), state in zip(summed.items(), states, strict=True):
             moments = state["exp_avg"], state["exp_avg_sq"]
             gradient.step(weight, low(weight), moments, group["lr"], corrections, norm, self.clip, group["betas"], group["eps"])
+            if gradient.divided:
+                self._divided.add(weight)
+                with aside(weight.device, "copies"):  # while the next weight is stepped
+                    self.peers.share(low(weight))
+        rejoin(self._betas.device, "copies")
+
+    def whole(self) -> None:
+        """Makes the weights and moments whole of which processes step a part each; they all have to ask for it."""
+        for weight in (weight for weight in self.param_groups[0]["params"] if weight in self._divided):
+            for tensor in (weight.detach(), self.state[weight]["exp_avg"], self.state[weight]["exp_avg_sq"]):
+                self.peers.share(tensor)

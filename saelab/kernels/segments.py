@@ -56,6 +56,22 @@ class Segments:
             self._joins[key] = others, Segments(features, rows, len(self.bounds) - 1)
         return self._joins[key][1]
 
+    @classmethod
+    def merged(cls, features: Int[Tensor, "list n"], rows: Int[Tensor, "list n"], bounds: Int[Tensor, "list feature_starts"]) -> Self:
+        """Lists of entries, each in the order of its features, as one; those of a feature are in the order of the lists.
+
+        Nothing is sorted: an entry moves by what other lists have of lower features, and lists before its own of the same one.
+        """
+        size, found = features.shape[1], cls.__new__(cls)
+        starts, counts = bounds, functional.pad(bounds, (0, 1), value=size).diff()  # the last are entries of no feature
+        moved = starts.sum(0) - starts + counts.cumsum(0) - counts
+        number = torch.arange(features.numel(), device=features.device)
+        place = number[:size] + moved.gather(1, features.long())
+        found.order = torch.empty_like(number).index_put_((place.flatten(),), number)
+        found.features, found.rows = features.flatten()[found.order], rows.flatten()[found.order]
+        found.bounds, found.even, found._joins = bounds.sum(0), False, {}
+        return found
+
     @cached_property
     def pieces(self) -> Int[Tensor, " feature_starts"]:
         """Up to each feature, the number of pieces of those that have more than `PIECE` entries."""

@@ -27,9 +27,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from saelab.kernels.low import column_sums, keep_row_norms, low
-from saelab.kernels.segments import PIECE, Segments, prepare_segments, segments_of
+from saelab.kernels.segments import PIECE, Segments, segments_of
 from saelab.kernels.streams import aside, rejoin
-from saelab.kernels.terms import Term, collected
+from saelab.kernels.terms import Term, collected, prepare
 
 HAS_TRITON = find_spec("triton") is not None
 """Whether Triton is installed: with PyTorch for NVIDIA GPUs on Linux it is."""
@@ -176,7 +176,7 @@ class _GatherDot(torch.autograd.Function):
     ) -> Tensor:
         ctx.of, ctx.fast = (x, weight, indices, starts), fast(weight)
         if ctx.fast and collected(weight) is not None:
-            prepare_segments(indices, starts, len(weight))
+            prepare(weight, low(x), indices, starts)
         return _dots(x, weight, indices, starts, bias, ctx.fast) if known is None else known
 
     @staticmethod

@@ -7,15 +7,16 @@ from typing import Literal
 
 import torch
 
-Lane = Literal["order", "counts", "sums"]
-"""What is done aside: the order of entries by feature; what is counted for the log; sums for one of two weights."""
+Lane = Literal["order", "counts", "sums", "others", "copies"]
+"""What is done aside: the order of entries by feature; what is counted for the log; sums for one of two weights; and between processes
+what each tells the others of its entries, and the copies of weights."""
 _asked: set[tuple[torch.device, Lane]] = set()
 """Devices and lanes with work that nothing has waited for yet."""
 
 
 @cache
 def _side(device: torch.device, lane: Lane) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device, priority=-1 if lane == "copies" else 0)  # a wide kernel before it would leave it no room
 
 
 @contextmanager

@@ -6,10 +6,12 @@ there and no gradient of the weight's size is ever written.
 
 from typing import NamedTuple
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.kernels.segments import Segments
+from saelab.kernels.peers import NO_PEERS, Peers
+from saelab.kernels.segments import Segments, prepare_segments, segments_of
+from saelab.kernels.streams import aside
 
 
 class Term(NamedTuple):
@@ -27,14 +29,33 @@ class Term(NamedTuple):
     """For each feature a bound on the norm of its part of the gradient."""
 
 
-def collect(weight: Tensor) -> None:
-    """From now on the weight collects terms. Whoever asks for it takes them away after each backward pass, with `taken`."""
+def collect(weight: Tensor, peers: Peers = NO_PEERS) -> None:
+    """From now on the weight collects terms. Whoever asks for it takes them away after each backward pass, with `taken`.
+
+    Arguments:
+    - `peers`: the processes that train the same weights, which are told in the forward pass what terms will be of.
+    """
     setattr(weight, "terms", [])  # noqa: B010 - no field of a tensor
+    setattr(weight, "peers", peers)  # noqa: B010
 
 
 def collected(weight: Tensor) -> list[Term] | None:
     """The terms that a weight has collected; none where it does not collect any."""
     return getattr(weight, "terms", None)
+
+
+def prepare(weight: Tensor, x: Tensor, indices: Int[Tensor, "*codes"], starts: Int[Tensor, " row_starts"] | None) -> None:
+    """Has a GPU put the entries of a term to come in order, beside what it is asked to do next; they may be used after `rejoin`."""
+    peers: Peers = getattr(weight, "peers")  # noqa: B009 - no field of a tensor
+    if peers.rows == 1:
+        prepare_segments(indices, starts, len(weight))
+        return
+    with aside(x.device, "others"):
+        peers.tell_rows(x)
+    with aside(x.device, "order"):
+        segments = segments_of(indices, starts, len(weight))
+        with aside(x.device, "others"):
+            peers.tell_entries(segments, len(x))
 
 
 def taken(weight: Tensor) -> list[Term]:

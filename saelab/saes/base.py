@@ -212,7 +212,7 @@ class Selective(SAE):
         with aside(task.x.device, "counts"):
             active = self._active(kept)
         terms, residual, error = self.errors(task, kept, moved)
-        if self.config.auxk > 0 and self.ranks.count(len(dead)):
+        if self.config.auxk > 0 and self.ranks.count(dead):
             terms["auxk"] = self.config.auxk * auxiliary(task.x, residual, weights, dead, self.config.k_aux, self.ranks)
         rejoin(task.x.device, "counts")
         if unit is not None:
@@ -278,7 +278,7 @@ def auxiliary(
     Its gradient reaches their encoder and decoder rows, and nothing else. Without k they are half the width, rounded to a power of two.
     Entries of `dead` below 0 stand for no feature.
     """
-    x, residual, count = x.detach(), residual.detach(), ranks.count(len(dead))
+    x, residual, count = x.detach(), residual.detach(), ranks.count(dead)
     if not len(dead):  # only other ranks have some; this one takes part with none
         dead = dead.new_full((1,), -1)
     most, d_sae = min(k or 2 ** round(math.log2(max(x.shape[1] / 2, 1))), count), len(weights.encoder)

@@ -111,7 +111,7 @@ class Penalised(SAE):
             "reconstruction": self.relative(residual),
             "sparsity": self.price(l0, progress) * self.penalty(fired),
         }
-        terms |= self.others(x, fired, weights) | (self.revival(x, residual, weights, dead) if self.ranks.count(len(dead)) else {})
+        terms |= self.others(x, fired, weights) | (self.revival(x, residual, weights, dead) if self.ranks.count(dead) else {})
         left = residual.detach()
         return Losses(terms, active, rows.to(x.dtype), left, torch.linalg.vector_norm(left).square(), self.ranks.spread(x.detach()))
 

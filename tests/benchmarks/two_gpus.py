@@ -4,7 +4,8 @@
 
 Starts torchrun once a part, so that a part that fails or hangs does not end the others, and prints a JSON line a measurement: the training
 step with all its bookkeeping, products in bf16 on GPUs; tiny shapes on a CPU. `times` are tokens a second of both processes over those of
-one alone, which has half as many rows in its batch. Takes 100 seconds at most.
+one alone, which has half as many rows in its batch. By rows both are measured twice, with steps that are recorded last. `profile` has the
+most expensive kernels of process 0: name, microseconds and number a step. Takes 110 seconds at most.
 """
 
 import gc
@@ -28,17 +29,16 @@ from saelab.distributed.ranks import Ranks
 from saelab.saes.topk import TopK
 from saelab.training import TrainConfig, Trainer
 
-SECONDS = 100
+SECONDS = 110
 PARTS = {  # seconds at most; width, features, k, rows of a process; whether features are divided; how many times so many steps are timed
-    "S2 by rows": (40, (768, 24_576, 32, 4096), False, (5, 40)),
-    "S4 by features": (45, (4096, 131_072, 64, 4096), True, (3, 10)),
+    "S2 by rows": (60, (768, 24_576, 32, 4096), False, (5, 40)),
+    "S4 by features": (50, (4096, 131_072, 64, 4096), True, (3, 10)),
     "1M features": (40, (2304, 2**20, 64, 2048), True, (1, 5)),
-    "S2 by rows, recorded": (30, (768, 24_576, 32, 4096), False, (5, 40)),
 }
 HOW = """\
 One process alone, then two on GPUs of one host at twice the batch. `times`: tokens a second of both over those of one."""
 SMALL = (32, 1024, 4, 64)
-DIRECTIONS, ACTIVE, BATCHES, WARM = 4096, 24, 4, 20
+DIRECTIONS, ACTIVE, BATCHES, WARM, PROFILED, KERNELS = 4096, 24, 4, 20, 5, 12
 
 
 def rows(count, d_in, device, seed):
@@ -68,8 +68,8 @@ def trainer(ranks, device, d_in, d_sae, k, batch):
     return made
 
 
-def measured(ranks, rank, device, d_in, d_sae, k, batch, times, steps):
-    """A training's speed, peak memory and mean loss."""
+def measured(ranks, rank, device, d_in, d_sae, k, batch, times, steps, profiled=False):
+    """A training's speed, peak memory and mean loss; and, where asked for, what some steps consist of."""
     made = trainer(ranks, device, d_in, d_sae, k, batch)
     batches = cycle([rows(batch // ranks.size, d_in, device, 1 + number * ranks.size + rank) for number in range(BATCHES)])
     cuda = device.type == "cuda"
@@ -91,7 +91,34 @@ def measured(ranks, rank, device, d_in, d_sae, k, batch, times, steps):
     peak = round(torch.cuda.max_memory_allocated(device) / 2**30, 2) if cuda else None
     run(1)  # a line of the log needs a step, and the last one may have come with the last line
     loss = made.row().metrics["loss"]
-    return {"tokens_per_second": round(batch / step), "step_ms": round(1e3 * step, 3), "peak_gib": peak, "loss": round(loss, 4)}
+    found = {"tokens_per_second": round(batch / step), "step_ms": round(1e3 * step, 3), "peak_gib": peak, "loss": round(loss, 4)}
+    if profiled:
+        found["profile"] = profile(lambda: run(PROFILED), cuda) if rank == 0 else run(PROFILED)
+    made.close()
+    return found
+
+
+def profile(work, cuda):
+    """Of the most expensive kernels microseconds and number a step; and the share of the time in which none ran."""
+    kind = torch.profiler.ProfilerActivity.CUDA if cuda else torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[kind]) as found:
+        work()
+    device = torch.autograd.DeviceType.CUDA if cuda else torch.autograd.DeviceType.CPU
+    events = sorted((event for event in found.events() if event.device_type == device), key=lambda event: event.time_range.start)
+    kernels, busy, until = {}, 0.0, events[0].time_range.start
+    for event in events:
+        begin, end = event.time_range.start, event.time_range.end
+        spent, number = kernels.get(event.name, (0.0, 0))
+        kernels[event.name] = spent + end - begin, number + 1
+        busy, until = busy + max(0.0, end - max(begin, until)), max(end, until)
+    span = until - events[0].time_range.start
+    most = sorted(kernels.items(), key=lambda item: -item[1][0])[:KERNELS]
+    return {
+        "step_us": round(span / PROFILED),
+        "idle": round(1 - busy / span, 3),
+        "in_all": round(len(events) / PROFILED, 1),
+        "kernels": [[name[:60], round(spent / PROFILED, 1), round(number / PROFILED, 1)] for name, (spent, number) in most],
+    }
 
 
 def part(name):
@@ -102,20 +129,24 @@ def part(name):
         if device.type == "cpu":
             torch.set_num_threads(1)
             (d_in, d_sae, k, batch), timed = SMALL, (1, 5)
-        shape = {"d_in": d_in, "d_sae": d_sae, "k": k}
-        one = None
-        if not name.startswith("1M"):
+        shape, one, huge = {"d_in": d_in, "d_sae": d_sae, "k": k}, None, name.startswith("1M")
+        if not huge:
             one = job.led(lambda: measured(Ranks(), 0, device, d_in, d_sae, k, batch, *timed))
             say(job, {**shape, "what": f"{name}, 1 GPU", "processes": 1, "batch": batch, **(one or {})})
+        shape |= {"processes": job.size, "shards": job.size if divided else 1, "batch": batch * job.size}
+        for recorded in (False,) if divided else (False, True):
             gc.collect()
             if device.type == "cuda":
                 torch.cuda.empty_cache()
-        ranks = Group(job, job.size if divided else 1, device)
-        ranks.recordable = name.endswith("recorded")
-        found = measured(ranks, job.rank, device, d_in, d_sae, k, batch * job.size, *timed)
-        times = {"times": round(found["tokens_per_second"] / one["tokens_per_second"], 3)} if one else {}
-        shape |= {"what": f"{name}, {job.size} GPUs", "processes": job.size, "shards": ranks.shards, "batch": batch * job.size}
-        say(job, {**shape, **found, **times})
+            ranks = Group(job, job.size if divided else 1, device)
+            if not recorded:
+                ranks.recordable = lambda _: False
+            found = measured(ranks, job.rank, device, d_in, d_sae, k, batch * job.size, *timed, profiled=True)
+            steps, what = found.pop("profile", None), f"{name}, {job.size} GPUs{', recorded' if recorded else ''}"
+            times = {"times": round(found["tokens_per_second"] / one["tokens_per_second"], 3)} if one else {}
+            say(job, {"what": what, **shape, **found, **times})
+            if steps is not None:
+                say(job, {"what": f"{what}, profile", "profile": steps})
 
 
 def say(job, line):

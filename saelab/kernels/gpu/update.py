@@ -52,13 +52,13 @@ def _gradient(
 
 @triton.jit
 def _pieces_kernel(
-    values, rows, x, bounds, pieces, owner, sums, d_sae, width, PIECE: tl.constexpr, UNROLL: tl.constexpr, COLUMNS: tl.constexpr
+    values, rows, x, bounds, pieces, owner, sums, low, high, width, PIECE: tl.constexpr, UNROLL: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """A block of columns of the sum of a piece."""
+    """A block of columns of the sum of a piece, where it is of one of some features."""
     piece = tl.program_id(0)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     feature = tl.load(owner + piece)
-    if feature < d_sae:
+    if (feature >= low) & (feature < high):
         begin = tl.load(bounds + feature) + (piece - tl.load(pieces + feature)) * PIECE
         end = tl.minimum(begin + PIECE, tl.load(bounds + feature + 1))
         found = _sum_of(values, rows, x, begin, end, column, width, UNROLL, COLUMNS)
@@ -137,34 +137,49 @@ class Gradient:
     - `terms`: what it is made of; one at least.
     - `unit`: whether rows have norm 1; then the gradient's part along them is taken off.
     - `dense`: a part that is not made of terms, if there is one.
+    - `own`: the features that norms are asked of, and that are stepped; none for all.
     """
 
-    def __init__(self, weight: Float[Tensor, "d_sae width"], terms: Sequence[Term], unit: bool, dense: Tensor | None) -> None:
+    def __init__(
+        self, weight: Float[Tensor, "d_sae width"], terms: Sequence[Term], unit: bool, dense: Tensor | None, own: slice | None = None
+    ) -> None:
         self.values, self.x, self.segments = _joined(terms)
         self.dense = dense
+        self.own = own or slice(0, len(weight))
+        """The features that norms are asked of, and that are stepped."""
+        self.divided = self.own.stop - self.own.start < len(weight)
+        """Whether other processes step the others."""
         parts, reaches = [term.sums for term in terms], [term.reach for term in terms]
         if dense is not None:
             parts, reaches = [*parts, (dense * weight).sum(1)], [*reaches, dense.norm(dim=1)]
         self.along = _total(parts) if unit else None
         self.reach = _total(reaches)
         """For each row no less than the norm of its gradient."""
-        self.d_sae, self.width = weight.shape
+        self.width = weight.shape[1]
         self.shape = _shape(self.width)
         self.sums = torch.empty(len(self.segments.owner), self.width, dtype=torch.float32, device=self.x.device)
         if len(self.sums):
             _pieces_kernel[(len(self.sums), triton.cdiv(self.width, TILE))](
-                *self._entries(), self.segments.owner, self.sums, self.d_sae, self.width, PIECE, 8, TILE, num_warps=1
-            )
+                *self._entries(), self.segments.bounds, self.segments.pieces, self.segments.owner, self.sums, self.own.start, self.own.stop,
+                self.width, PIECE, 8, TILE, num_warps=1,
+            )  # fmt: skip
 
-    def _entries(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        return self.values, self.segments.rows, self.x, self.segments.bounds, self.segments.pieces
+    def _entries(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.values, self.segments.rows, self.x
+
+    def _of_features(self) -> tuple[Tensor, ...]:
+        """What the kernels read of entries and features, from the first of its own features on."""
+        first = self.own.start
+        bounds, pieces = self.segments.bounds[first:], self.segments.pieces[first:]
+        parts = [self.x if part is None else part[first:] for part in (self.dense, self.along)]  # x stands for what is not read
+        return *self._entries(), bounds, pieces, self.sums, *parts
 
     def norms(self, bound: Float[Tensor, ""], limit: float, out: Float[Tensor, " d_sae"]) -> None:
-        """Writes the norm of each row, where the bound exceeds the limit; else nothing."""
-        unit, dense = self.along is not None, self.dense is not None
-        _norms_kernel[(min(self.d_sae, _MOST),)](
-            *self._entries(), self.sums, self.dense if dense else self.x, self.along if unit else self.x, bound, limit, out, self.d_sae,
-            self.width, unit, dense, *self.shape[:2], num_warps=self.shape[2],
+        """Writes the norm of each of its own rows, where the bound exceeds the limit; else nothing."""
+        number = self.own.stop - self.own.start
+        _norms_kernel[(min(number, _MOST),)](
+            *self._of_features(), bound, limit, out[self.own], number, self.width, self.along is not None, self.dense is not None,
+            *self.shape[:2], num_warps=self.shape[2],
         )  # fmt: skip
 
     def step(
@@ -179,14 +194,15 @@ class Gradient:
         betas: tuple[float, float],
         eps: float,
     ) -> None:
-        """Adam's step on the weight and its bfloat16 copy, in place; rows of norm 1 are brought back to it.
+        """Adam's step on its own rows of the weight and of its bfloat16 copy, in place; rows of norm 1 are brought back to it.
 
         All gradients together have that `norm`, and are shortened to `clip`.
         """
-        unit, dense, (tile, columns, warps) = self.along is not None, self.dense is not None, self.shape
-        _adam_kernel[(self.d_sae,)](
-            weight, copy, *moments, *self._entries(), self.sums, self.dense if dense else self.x, self.along if unit else self.x, rate,
-            corrections, norm, clip, self.width, *betas, eps, unit, dense, columns >= self.width, tile, columns, num_warps=warps,
+        tile, columns, warps = self.shape
+        stepped = [tensor[self.own] for tensor in (weight, copy, *moments)]
+        _adam_kernel[(len(stepped[0]),)](
+            *stepped, *self._of_features(), rate, corrections, norm, clip, self.width, *betas, eps, self.along is not None,
+            self.dense is not None, columns >= self.width, tile, columns, num_warps=warps,
         )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from saelab.distributed.gradients import reduce_gradients
+from saelab.distributed.gradients import Exchange
 from saelab.kernels.adam import Adam
 from saelab.kernels.segments import Segments
 from saelab.kernels.sparse import HAS_TRITON
@@ -51,12 +51,17 @@ def weights(job, flat):
     return made, [*([summed(found) for found in collected(weight)] for weight in made[:2]), [made[2].grad.clone()]]
 
 
-def both(job, flat):
+def both(job, flat, early):
     """The mean of the ranks' gradients: from terms, and by a sum."""
     made, gradients = weights(job, flat)
     expected = torch.cat([sum(parts).flatten() for parts in gradients])
     dist.all_reduce(expected)
-    reduce_gradients(made, dist.group.WORLD)
+    exchange = Exchange(dist.group.WORLD)
+    if early:
+        for found in collected(made[1]):
+            exchange.tell_rows(found.x)
+            exchange.tell_entries(found.segments, ROWS)
+    exchange.reduce(made)
     encoder, decoder = (collected(weight) for weight in made[:2])
     assert encoder[0].segments is decoder[0].segments, "what both share is sorted once"
     assert encoder[0].x.equal(decoder[1].x), "rows are those of all ranks"
@@ -67,9 +72,9 @@ def both(job, flat):
     return torch.cat([*(sum(summed(found) for found in some).flatten() for some in (encoder, decoder)), made[2].grad]), expected / 2
 
 
-@pytest.mark.parametrize("flat", [False, True])
-def test_exchanged_terms_are_the_mean_of_the_gradients(crew, flat):
-    for found, expected in crew.run(both, flat):
+@pytest.mark.parametrize(("flat", "early"), [(False, False), (False, True), (True, True)])
+def test_exchanged_terms_are_the_mean_of_the_gradients(crew, flat, early):
+    for found, expected in crew.run(both, flat, early):
         torch.testing.assert_close(found, expected)
 
 
@@ -83,7 +88,7 @@ def stepped(job, flat):
     along = [(summed(found) * weight.detach()).sum(1) for found in collected(weight)]
     collected(weight)[:] = [found._replace(sums=sums) for found, sums in zip(collected(weight), along, strict=True)]
     for each in (weight, dense):
-        reduce_gradients([each], dist.group.WORLD)
+        Exchange(dist.group.WORLD).reduce([each])
     plain = Adam([dense], lr=0.1, betas=(0.9, 0.99), clip=1e9, unit=[dense])
     plain.step()
     with torch.no_grad():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from crew import Crew
 from safetensors.torch import load_file
-from together import SIZE, STEPS, train
+from together import SIZE, STEPS, made, train
 
 from saelab.dictionary import DICTIONARIES, WEIGHTS_FILE, Trainable, load_dictionary
 from saelab.distributed.group import DIVISIBLE, Group
@@ -52,6 +52,15 @@ def test_four_processes_divide_rows_and_features(tmp_path):
     two, *_ = four.run(train, 2, "batchtopk", str(tmp_path / "two"))
     four.close()
     assert_alike(one, two, tmp_path / "one", tmp_path / "two")
+
+
+def recordable(job):
+    by_rows, by_features = Group(job, 1, torch.device("cpu")), Group(job, 2, torch.device("cpu"))
+    return [ranks.recordable(made(name)()) for ranks in (by_rows, by_features) for name in ("topk", "abstopk", "batchtopk", "gated")]
+
+
+def test_steps_may_be_recorded_where_no_process_asks_how_many_codes_it_has(crew):
+    assert crew.run(recordable) == [[True, True, False, False, False, False, False, False]] * 2
 
 
 def decides(job):
