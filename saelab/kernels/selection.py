@@ -55,8 +55,8 @@ def batch_topk_codes(
     with torch.no_grad():
         known, rows, indices = _batch_topk(x, weight, bias, count)
         starts = _row_starts(rows, len(x))
-        if fast(weight):
-            prepare_segments(indices, starts, len(weight), rows)
+    if fast(weight) and torch.is_grad_enabled():
+        prepare_segments(indices, starts, len(weight), rows)
     return gather_dot(x, weight, indices, starts, bias, known), indices, starts
 
 

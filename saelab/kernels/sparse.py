@@ -29,7 +29,7 @@ from torch.nn import functional
 from saelab.kernels.low import column_sums, keep_row_norms, low
 from saelab.kernels.segments import PIECE, Segments, segments_of
 from saelab.kernels.streams import aside, rejoin
-from saelab.kernels.terms import Term, collected, prepare
+from saelab.kernels.terms import Term, collected, prepare, tell_rows
 
 HAS_TRITON = find_spec("triton") is not None
 """Whether Triton is installed: with PyTorch for NVIDIA GPUs on Linux it is."""
@@ -250,6 +250,8 @@ class _Unexplained(torch.autograd.Function):
         residual, squares = residuals(values, indices, low(weight), starts, wanted, shift)
         ctx.of = values, indices, weight, starts, residual, low(residual)
         ctx.squares = squares  # which must not be given away before they are read aside
+        if collected(weight) is not None:
+            tell_rows(weight, low(residual))
         with aside(weight.device, "order"):
             keep_row_norms(low(residual), squares.sum(1).sqrt())
             ctx.columns = None if shift is None else column_sums(low(residual))

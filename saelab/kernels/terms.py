@@ -44,14 +44,21 @@ def collected(weight: Tensor) -> list[Term] | None:
     return getattr(weight, "terms", None)
 
 
+def tell_rows(weight: Tensor, x: Tensor) -> None:
+    """Tells other processes the rows that a term to come sums, beside what comes next."""
+    peers: Peers = getattr(weight, "peers")  # noqa: B009 - no field of a tensor
+    if peers.rows > 1:
+        with aside(x.device, "others"):
+            peers.tell_rows(x)
+
+
 def prepare(weight: Tensor, x: Tensor, indices: Int[Tensor, "*codes"], starts: Int[Tensor, " row_starts"] | None) -> None:
     """Has a GPU put the entries of a term to come in order, beside what it is asked to do next; they may be used after `rejoin`."""
     peers: Peers = getattr(weight, "peers")  # noqa: B009 - no field of a tensor
     if peers.rows == 1:
         prepare_segments(indices, starts, len(weight))
         return
-    with aside(x.device, "others"):
-        peers.tell_rows(x)
+    tell_rows(weight, x)
     with aside(x.device, "order"):
         segments = segments_of(indices, starts, len(weight))
         with aside(x.device, "others"):

@@ -12,31 +12,50 @@ from saelab.kernels.terms import Term
 
 
 @triton.jit
+def _terms(values, along, norms, order, rows, ordered, place, inside, size_of, ALONG: tl.constexpr):
+    """Writes the values of entries in order; gives what each adds to its feature's sum, and its size times the norm of its row."""
+    entry = tl.load(order + place, mask=inside, other=0)
+    value = tl.load(values + entry, mask=inside, other=0.0)
+    full = value * size_of
+    tl.store(ordered + place, full, mask=inside)
+    size = tl.abs(full) * tl.load(norms + tl.load(rows + place, mask=inside, other=0), mask=inside, other=0.0)
+    return value * tl.load(along + entry, mask=inside, other=0.0) if ALONG else full, size
+
+
+@triton.jit
 def _term_kernel(
     values, along, unit, norms, order, rows, bounds, ordered, sums, reach, d_sae, ALONG: tl.constexpr, UNIT: tl.constexpr,
     FEATURES: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """Of some features the values of their entries, in order; their sum, or that of values times `along`; and that of sizes times norms."""
+    """Of some features the values of their entries, in order; their sum, or that of values times `along`; and that of sizes times norms.
+
+    Features with few entries are read together; where one has many, one after another.
+    """
     size_of = tl.load(unit) if UNIT else 1.0
-    feature = tl.program_id(0) * FEATURES + tl.arange(0, FEATURES)
+    first = tl.program_id(0) * FEATURES
+    feature = first + tl.arange(0, FEATURES)
     begin = tl.load(bounds + feature, mask=feature < d_sae, other=0)
     end = tl.load(bounds + feature + 1, mask=feature < d_sae, other=0)
-    total, size = tl.zeros((FEATURES, SIZE), tl.float32), tl.zeros((FEATURES, SIZE), tl.float32)
-    for first in range(0, tl.max(end - begin), SIZE):
-        place = begin[:, None] + first + tl.arange(0, SIZE)[None, :]
-        inside = place < end[:, None]
-        entry = tl.load(order + place, mask=inside, other=0)
-        value = tl.load(values + entry, mask=inside, other=0.0)
-        full = value * size_of
-        tl.store(ordered + place, full, mask=inside)
-        size += tl.abs(full) * tl.load(norms + tl.load(rows + place, mask=inside, other=0))
-        total += value * tl.load(along + entry, mask=inside, other=0.0) if ALONG else full
-    tl.store(sums + feature, tl.sum(total, axis=1), mask=feature < d_sae)
-    tl.store(reach + feature, tl.sum(size, axis=1), mask=feature < d_sae)
+    if tl.max(end - begin) <= SIZE:
+        place = begin[:, None] + tl.arange(0, SIZE)[None, :]
+        total, size = _terms(values, along, norms, order, rows, ordered, place, place < end[:, None], size_of, ALONG)
+        tl.store(sums + feature, tl.sum(total, axis=1), mask=feature < d_sae)
+        tl.store(reach + feature, tl.sum(size, axis=1), mask=feature < d_sae)
+    else:
+        for one in range(first, tl.minimum(first + FEATURES, d_sae)):
+            low, high = tl.load(bounds + one), tl.load(bounds + one + 1)
+            totals, sizes = tl.zeros((FEATURES * SIZE,), tl.float32), tl.zeros((FEATURES * SIZE,), tl.float32)
+            for start in range(low, high, FEATURES * SIZE):
+                place = start + tl.arange(0, FEATURES * SIZE)
+                total, size = _terms(values, along, norms, order, rows, ordered, place, place < high, size_of, ALONG)
+                totals += total
+                sizes += size
+            tl.store(sums + one, tl.sum(totals))
+            tl.store(reach + one, tl.sum(sizes))
 
 
 _FEATURES, _SIZE = 4, 64
-"""Features of a program, and entries of each that it reads at a time: most have few."""
+"""Features of a program, and entries of each that are few."""
 
 
 def term_of(
