@@ -44,6 +44,7 @@ from saelab.training import TrainConfig, Trainer
 SHAPES = {"cuda": ((64, 128), (64, 512), (256, 256)), "cpu": ((32, 128), (8, 512))}
 """Windows and tokens in each, of one forward pass."""
 BATCH, D_SAE, K = 4096, 9216, 32
+PARTS = ("fed", "layers", "capture", "disk")
 LAYERS = (2, 6, 10)
 """Further layers that are captured with the one asked for."""
 HOW = """\
@@ -326,6 +327,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the store is written; the system's folder for temporary files without it")
     parser.add_argument("--seconds", type=float, default=4.0, help="seconds that one measurement takes, roughly")
     parser.add_argument("--saes", type=int, nargs="*", default=[1, 8], help="how many SAEs are trained from one pass")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured beside the forward pass alone")
     parser.add_argument("--host-profile", action="store_true", help="tell where the host spends the time of training fed by the model")
     given = parser.parse_args()
     subject = Subject.load(SubjectConfig(model=given.model, dtype=given.dtype, device=given.device))
@@ -334,12 +336,15 @@ def main() -> None:
     own = bench_forward(subject, given.layer, text, given.seconds)
     if given.folder is not None:
         given.folder.mkdir(parents=True, exist_ok=True)
-    for num_saes in given.saes:
+    for num_saes in given.saes if "fed" in given.parts else ():
         bench_fed(subject, hook, text, own[128], given.seconds, num_saes, given.host_profile)
-    bench_layers(subject, hook, text, own[128], given.seconds)
+    if "layers" in given.parts:
+        bench_layers(subject, hook, text, own[128], given.seconds)
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        bench_capture(subject, hook, text, Path(folder), own, given.seconds)
-        bench_disk(Path(folder) / "random", subject.device, subject.d_model, given.seconds)
+        if "capture" in given.parts:
+            bench_capture(subject, hook, text, Path(folder), own, given.seconds)
+        if "disk" in given.parts:
+            bench_disk(Path(folder) / "random", subject.device, subject.d_model, given.seconds)
 
 
 if __name__ == "__main__":

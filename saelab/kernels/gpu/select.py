@@ -145,41 +145,53 @@ def _candidate_keys(values, maxima, starts, place, end, width, GROUPED: tl.const
 
 
 @triton.jit
+def _least(bins, wanted, BINS: tl.constexpr):
+    """The `wanted`-th largest key, from how many keys have each upper byte, and how many with its upper byte each lower one; and how many
+    keys that equal it are wanted."""
+    high, left = _bin(bins, wanted, BINS)
+    low, spare = _bin(bins + BINS, left, BINS)
+    return high * 256 + low, spare
+
+
+@triton.jit
 def _histogram_kernel(
-    values, maxima, groups, upper, lower, end, wanted, width, LOWER: tl.constexpr, GROUPED: tl.constexpr, SIZE: tl.constexpr,
+    values, maxima, groups, bins, end, wanted, wanted_groups, width, LOWER: tl.constexpr, GROUPED: tl.constexpr, SIZE: tl.constexpr,
     WIDTH: tl.constexpr, BINS: tl.constexpr,
 ):  # fmt: skip
-    """Adds the upper bytes of a block of keys to `upper`; or, of those whose upper byte is the one sought, the lower ones to `lower`."""
+    """Counts the upper bytes of a block of keys in `bins`; or, of those whose upper byte is the one sought, the lower ones, behind them.
+
+    Of members of groups only those are counted that reach the least of the groups' largest: as many as there are groups do.
+    """
     place = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
     keys = _candidate_keys(values, maxima, groups, place, end, width, GROUPED, WIDTH)
-    bins = tl.arange(0, BINS)
+    floor = 0
+    if GROUPED:
+        floor, _ = _least(bins - 2 * BINS, wanted_groups, BINS)
+        floor = tl.where(wanted <= wanted_groups, floor, 0)
     if LOWER:
-        found, _ = _bin(upper, wanted, BINS)
-        counts = tl.histogram(keys & 0xFF, BINS, mask=(keys >> 8) == found)
-        tl.atomic_add(lower + bins, counts, sem="relaxed")
+        found, _ = _bin(bins, wanted, BINS)
+        counts = tl.histogram(keys & 0xFF, BINS, mask=((keys >> 8) == found) & (keys >= floor))
     else:
-        counts = tl.histogram(tl.maximum(keys, 0) >> 8, BINS, mask=keys >= 0)
-        tl.atomic_add(upper + bins, counts, sem="relaxed")
+        counts = tl.histogram(tl.maximum(keys, 0) >> 8, BINS, mask=keys >= floor)
+    tl.atomic_add(bins + LOWER * BINS + tl.arange(0, BINS), counts, sem="relaxed")
 
 
 @triton.jit
 def _block_counts_kernel(
-    values, maxima, groups, upper, lower, above, equal, end, wanted, width, GROUPED: tl.constexpr, SIZE: tl.constexpr,
-    WIDTH: tl.constexpr, BINS: tl.constexpr,
+    values, maxima, groups, bins, above, equal, end, wanted, width, GROUPED: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr,
+    BINS: tl.constexpr,
 ):  # fmt: skip
     """How many keys of a block exceed the least that is wanted, and how many equal it."""
     place = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
     keys = _candidate_keys(values, maxima, groups, place, end, width, GROUPED, WIDTH)
-    high, left = _bin(upper, wanted, BINS)
-    low, _ = _bin(lower, left, BINS)
-    least = high * 256 + low
+    least, _ = _least(bins, wanted, BINS)
     tl.store(above + tl.program_id(0), tl.sum((keys > least).to(tl.int32)))
     tl.store(equal + tl.program_id(0), tl.sum((keys == least).to(tl.int32)))
 
 
 @triton.jit
 def _write_kernel(
-    values, maxima, groups, upper, lower, above, equal, out, rows, columns, end, wanted, width, GROUPED: tl.constexpr, SIZE: tl.constexpr,
+    values, maxima, groups, bins, above, equal, out, rows, columns, end, wanted, width, GROUPED: tl.constexpr, SIZE: tl.constexpr,
     WIDTH: tl.constexpr, BINS: tl.constexpr,
 ):  # fmt: skip
     """Writes the chosen values of a block, with row and column, behind those of the blocks before it; or the chosen maxima, with the number
@@ -188,9 +200,7 @@ def _write_kernel(
     block = tl.program_id(0)
     place = block.to(tl.int64) * SIZE + tl.arange(0, SIZE)
     keys = _candidate_keys(values, maxima, groups, place, end, width, GROUPED, WIDTH)
-    high, left = _bin(upper, wanted, BINS)
-    low, spare = _bin(lower, left, BINS)
-    least = high * 256 + low
+    least, spare = _least(bins, wanted, BINS)
     before = tl.where(block > 0, tl.load(above + block - 1, mask=block > 0, other=0), 0)
     ties = tl.where(block > 0, tl.load(equal + block - 1, mask=block > 0, other=0), 0)
     is_equal = keys == least
@@ -208,19 +218,21 @@ _TILE, _WARPS = 4096, 8
 """Keys that a program ranks, and its warps."""
 
 
-def _chosen(values: Tensor, maxima: Tensor, groups: Tensor | None, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `wanted` largest among all members of some groups, with row and column, in order; or the largest maxima, with their groups."""
-    end = maxima.numel() if groups is None else groups.numel() * _WIDTH
-    blocks, device, grouped = triton.cdiv(end, _TILE), values.device, groups is not None
-    upper, lower = torch.zeros(2, _BINS, dtype=torch.int32, device=device)
+def _chosen(values: Tensor, maxima: Tensor, groups: Tensor | None, bins: Tensor, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `wanted` largest among all members of some groups, with row and column, in order; or the largest maxima, with their groups.
+
+    `bins` begin at 0; they are what is known of the groups when it comes to their members.
+    """
+    grouped = groups is not None
+    groups, end = (groups, groups.numel() * _WIDTH) if groups is not None else (maxima, maxima.numel())
+    blocks, device = triton.cdiv(end, _TILE), values.device
     counts = torch.empty(2, blocks, dtype=torch.int32, device=device)
     out = torch.empty(wanted, dtype=torch.float32, device=device)
     rows, columns = torch.empty(2, wanted, dtype=torch.int64, device=device)
-    bits, width = values.view(torch.int16), values.shape[1]
-    known = (bits, maxima, maxima if groups is None else groups, upper, lower)
+    known, width = (values.view(torch.int16), maxima, groups, bins[int(grouped)]), values.shape[1]
     sizes = (grouped, _TILE, _WIDTH, _BINS)
     for is_lower in (False, True):
-        _histogram_kernel[(blocks,)](*known, end, wanted, width, is_lower, *sizes, num_warps=_WARPS)
+        _histogram_kernel[(blocks,)](*known, end, wanted, groups.numel(), width, is_lower, *sizes, num_warps=_WARPS)
     _block_counts_kernel[(blocks,)](*known, *counts, end, wanted, width, *sizes, num_warps=_WARPS)
     _write_kernel[(blocks,)](*known, *counts.cumsum(1, dtype=torch.int32), out, rows, columns, end, wanted, width, *sizes, num_warps=_WARPS)
     return out, rows, columns
@@ -230,6 +242,6 @@ def batch_topk_places(
     values: BFloat16[Tensor, "row width"], count: int
 ) -> tuple[Float[Tensor, " {count}"], Int[Tensor, " {count}"], Int[Tensor, " {count}"]]:
     """The `count` largest of the whole array, and their rows and columns, in order; of equal values the first."""
-    maxima = _maxima(values, False)
-    *_, groups = _chosen(values, maxima, None, min(count, maxima.numel()))
-    return _chosen(values, maxima, groups, count)
+    maxima, bins = _maxima(values, False), torch.zeros(2, 2 * _BINS, dtype=torch.int32, device=values.device)
+    *_, groups = _chosen(values, maxima, None, bins, min(count, maxima.numel()))
+    return _chosen(values, maxima, groups, bins, count)

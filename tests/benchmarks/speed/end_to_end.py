@@ -95,7 +95,7 @@ class WatchedStore(SubjectStore):
     model: WatchedModel
 
     def begin(self, seed: int, portion: int) -> Callable[[], Chunk]:
-        with passing(self.device), self.model.span("rows"):  # on the stream that the work is done on
+        with passing(self.model.device), self.model.span("rows"):  # on the stream that the work is done on
             return super().begin(seed, portion)
 
 
