@@ -155,24 +155,17 @@ def _least(bins, wanted, BINS: tl.constexpr):
 
 @triton.jit
 def _histogram_kernel(
-    values, maxima, groups, bins, end, wanted, wanted_groups, width, LOWER: tl.constexpr, GROUPED: tl.constexpr, SIZE: tl.constexpr,
-    WIDTH: tl.constexpr, BINS: tl.constexpr,
+    values, maxima, groups, bins, end, wanted, width, LOWER: tl.constexpr, GROUPED: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr,
+    BINS: tl.constexpr,
 ):  # fmt: skip
-    """Counts the upper bytes of a block of keys in `bins`; or, of those whose upper byte is the one sought, the lower ones, behind them.
-
-    Of members of groups only those are counted that reach the least of the groups' largest: as many as there are groups do.
-    """
+    """Counts the upper bytes of a block of keys in `bins`; or, of those whose upper byte is the one sought, the lower ones, behind them."""
     place = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
     keys = _candidate_keys(values, maxima, groups, place, end, width, GROUPED, WIDTH)
-    floor = 0
-    if GROUPED:
-        floor, _ = _least(bins - 2 * BINS, wanted_groups, BINS)
-        floor = tl.where(wanted <= wanted_groups, floor, 0)
     if LOWER:
         found, _ = _bin(bins, wanted, BINS)
-        counts = tl.histogram(keys & 0xFF, BINS, mask=((keys >> 8) == found) & (keys >= floor))
+        counts = tl.histogram(keys & 0xFF, BINS, mask=(keys >> 8) == found)
     else:
-        counts = tl.histogram(tl.maximum(keys, 0) >> 8, BINS, mask=keys >= floor)
+        counts = tl.histogram(tl.maximum(keys, 0) >> 8, BINS, mask=keys >= 0)
     tl.atomic_add(bins + LOWER * BINS + tl.arange(0, BINS), counts, sem="relaxed")
 
 
@@ -221,18 +214,17 @@ _TILE, _WARPS = 4096, 8
 def _chosen(values: Tensor, maxima: Tensor, groups: Tensor | None, bins: Tensor, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
     """The `wanted` largest among all members of some groups, with row and column, in order; or the largest maxima, with their groups.
 
-    `bins` begin at 0; they are what is known of the groups when it comes to their members.
+    `bins` begin at 0.
     """
-    grouped = groups is not None
-    groups, end = (groups, groups.numel() * _WIDTH) if groups is not None else (maxima, maxima.numel())
-    blocks, device = triton.cdiv(end, _TILE), values.device
+    end = maxima.numel() if groups is None else groups.numel() * _WIDTH
+    blocks, device, grouped = triton.cdiv(end, _TILE), values.device, groups is not None
     counts = torch.empty(2, blocks, dtype=torch.int32, device=device)
     out = torch.empty(wanted, dtype=torch.float32, device=device)
     rows, columns = torch.empty(2, wanted, dtype=torch.int64, device=device)
-    known, width = (values.view(torch.int16), maxima, groups, bins[int(grouped)]), values.shape[1]
+    known, width = (values.view(torch.int16), maxima, maxima if groups is None else groups, bins), values.shape[1]
     sizes = (grouped, _TILE, _WIDTH, _BINS)
     for is_lower in (False, True):
-        _histogram_kernel[(blocks,)](*known, end, wanted, groups.numel(), width, is_lower, *sizes, num_warps=_WARPS)
+        _histogram_kernel[(blocks,)](*known, end, wanted, width, is_lower, *sizes, num_warps=_WARPS)
     _block_counts_kernel[(blocks,)](*known, *counts, end, wanted, width, *sizes, num_warps=_WARPS)
     _write_kernel[(blocks,)](*known, *counts.cumsum(1, dtype=torch.int32), out, rows, columns, end, wanted, width, *sizes, num_warps=_WARPS)
     return out, rows, columns
@@ -243,5 +235,5 @@ def batch_topk_places(
 ) -> tuple[Float[Tensor, " {count}"], Int[Tensor, " {count}"], Int[Tensor, " {count}"]]:
     """The `count` largest of the whole array, and their rows and columns, in order; of equal values the first."""
     maxima, bins = _maxima(values, False), torch.zeros(2, 2 * _BINS, dtype=torch.int32, device=values.device)
-    *_, groups = _chosen(values, maxima, None, bins, min(count, maxima.numel()))
-    return _chosen(values, maxima, groups, bins, count)
+    *_, groups = _chosen(values, maxima, None, bins[0], min(count, maxima.numel()))
+    return _chosen(values, maxima, groups, bins[1], count)
