@@ -147,7 +147,8 @@ def _candidate_keys(values, maxima, starts, place, end, width, GROUPED: tl.const
 @triton.jit
 def _least(bins, wanted, BINS: tl.constexpr):
     """The `wanted`-th largest key, from how many keys have each upper byte, and how many with its upper byte each lower one; and how many
-    keys that equal it are wanted."""
+    keys that equal it are wanted.
+    """
     high, left = _bin(bins, wanted, BINS)
     low, spare = _bin(bins + BINS, left, BINS)
     return high * 256 + low, spare
