@@ -33,8 +33,8 @@ SMALL, EXCHANGE, KERNEL = 45, 12, 3.3e-6
 """Small kernels of a step one after another, and those of an exchange of terms; and seconds of one that has nothing to do."""
 MERGE = 25, 150
 """Kernels that put the entries of all rows in order, and bytes that they read and write an entry."""
-LAUNCH, BY_ROWS, BY_FEATURES, FIRST, AFTER = 28e-6, 147, 140, 33, 98
-"""Seconds in which Python launches an operation (JumpReLU's unrecorded step at S1: 3.44 ms, 121 operations); operations, kernels and
+LAUNCH, BY_ROWS, BY_FEATURES, FIRST, AFTER = 50e-6, 147, 140, 33, 98
+"""Seconds in which Python launches an operation (S2 by rows on two GPUs, not recorded: 7.36 ms, 147 operations); operations, kernels and
 collectives of a step by rows and by features (counted on a CPU, the kernels by Triton's interpreter); and of the latter those between the
 choice of codes, for which the host waits, and the first long kernel, and the update."""
 
