@@ -124,7 +124,7 @@ class JumpReLU(Penalised):
         threshold, width = self.threshold, self._width
         fires: Tensor = _Count.apply(fired.pre, threshold, width)  # pyright: ignore[reportAssignmentType]
         total = fires.sum(dtype=self.scale.dtype)
-        if self.listable:
+        if self.fixed and self.listable:
             self._tell(total.detach(), ((fired.pre - threshold).abs() < width / 2).sum(), fired.pre.numel())
         return self._miss(self.ranks.mean(self.ranks.total(total)) / len(fired.pre))
 
@@ -201,7 +201,8 @@ class JumpReLU(Penalised):
                 steep = threshold / self._width  # 1/width · ∂θ/∂ln ratio
                 fires = over.total.to(scale.dtype) / size
                 price = self.price(fires, progress)
-                self._tell(over.total, near.total, size * self.d_sae)
+                if self.fixed:
+                    self._tell(over.total, near.total, size * self.d_sae)
             along, count = near.pull(residual, decoder, task.x)
             rejoin(device, "counts")
             with aside(device, "counts"):
