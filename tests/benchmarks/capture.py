@@ -44,9 +44,8 @@ from saelab.training import TrainConfig, Trainer
 SHAPES = {"cuda": ((64, 128), (64, 512), (256, 256)), "cpu": ((32, 128), (8, 512))}
 """Windows and tokens in each, of one forward pass."""
 BATCH, D_SAE, K = 4096, 9216, 32
-PARTS = ("fed", "layers", "capture", "disk")
-LAYERS = (2, 6, 10)
-"""Further layers that are captured with the one asked for."""
+PARTS, LAYERS = ("fed", "layers", "capture", "disk"), (2, 6, 10)
+"""What is measured beside the forward pass alone, and further layers that are captured with the one asked for."""
 HOW = """\
 `forward`: the model alone up to the layer, as one would write it, with compiled blocks, and recorded. `capture`: from windows of text to
 memory or disk, beside the plain forward pass of the same shape. `disk`: files of the store's size, written and flushed, read with the
@@ -334,7 +333,7 @@ def main() -> None:
     text, hook = Text.read(given.tokens), f"blocks.{given.layer}.hook_resid_post"
     tell(opening("capture", "Speed of activations", HOW, subject.device.type))
     own = bench_forward(subject, given.layer, text, given.seconds)
-    if given.folder is not None:
+    if given.folder:
         given.folder.mkdir(parents=True, exist_ok=True)
     for num_saes in given.saes if "fed" in given.parts else ():
         bench_fed(subject, hook, text, own[128], given.seconds, num_saes, given.host_profile)
