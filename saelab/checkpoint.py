@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +58,12 @@ def need_config(file: Path, made_with: Mapping[str, Any], config: Mapping[str, A
     if changed:
         lines = "\n".join(f"  {line}" for line in changed)
         raise Conflict(f"{file} was made with another config:\n{lines}\nUse another folder, or delete the file to train anew.")
+
+
+def tensors_of(state: Mapping[str, Tensor], prefix: str, names: Iterable[str]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint that have these names behind a prefix. Raises `Conflict` naming one that another version did not save."""
+    wanted = {name: f"{prefix}{name}" for name in names}
+    missing = sorted(set(wanted.values()) - state.keys())
+    if missing:
+        raise Conflict(f"The checkpoint was made by another version of saelab: it lacks {', '.join(missing)}. Delete it to train anew.")
+    return {name: state[key] for name, key in wanted.items()}

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from torch._dynamo.exc import BackendCompilerFailed
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from saelab.errors import Invalid
+from saelab.recording import Recording
+
+T = TypeVar("T")
 
 _WORTH_TOKENS = 2**20
 """About a second of work for a small model on a large GPU, where compiling takes some ten."""
@@ -44,6 +47,24 @@ def worth_recording(model: Any) -> bool:  # noqa: ANN401 - untyped by transforme
     """Whether a GPU waits for the launches of a model's passes, and passes decide nothing on the host."""
     told = str(model.config.to_dict())
     return model.num_parameters() <= _LAUNCHED and not any(word in told for word in _DECIDED)
+
+
+def recorded(run: Callable[[Tensor], T]) -> Callable[[Tensor], T]:
+    """A pass that is recorded for each shape that comes twice; it raises `Invalid` where that fails, with how to do without."""
+    recording = Recording(run)
+
+    def passed(tokens: Tensor) -> T:
+        try:
+            return recording(tokens)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = str(error).split("\n")[0]
+            raise Invalid(
+                f"The model's passes cannot be recorded here: {reason}. TORCH_COMPILE_DISABLE=1 runs them as they are."
+            ) from error
+
+    return passed
 
 
 @contextmanager

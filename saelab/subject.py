@@ -20,13 +20,12 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from saelab.bridge import boot, bridge_activations
-from saelab.compiled import CompiledBlocks, ready_attention, worth_recording
+from saelab.compiled import CompiledBlocks, ready_attention, recorded, worth_recording
 from saelab.conversations import Message, role_spans, tokens_with_roles
 from saelab.devices import fastest_dtype, usable
 from saelab.errors import Invalid, unknown
 from saelab.passes import Edits, edit_by_row, frozen_below, losses_after
 from saelab.progress import note
-from saelab.recording import Recording
 from saelab.sites import Site, final_norm, find_blocks, find_sites
 from saelab.values import value
 from saelab.weights import Weights, find_weights
@@ -206,12 +205,12 @@ class Subject:
         return {hook: got[hook] for hook in hooks}
 
     def recorded(self, hooks: Sequence[str]) -> Callable[[Tensor], dict[str, Tensor]] | None:
-        """`activations` at some hooks through compiled blocks, recorded for each shape that comes twice (`Recording`).
+        """`activations` at some hooks through compiled blocks, `recorded`.
 
         None for hooks that only the bridge knows, and for a model that is not `worth_recording`.
         """
         able = self._sites.keys() >= set(hooks) and worth_recording(self.model)
-        return Recording(partial(self.activations, hooks=tuple(hooks), compiled=True)) if able else None
+        return recorded(partial(self.activations, hooks=tuple(hooks), compiled=True)) if able else None
 
     def _watched(self, tokens: Int[Tensor, "window pos"], hooks: Sequence[str]) -> dict[str, Tensor]:
         got: dict[str, Tensor] = {}

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saelab.checkpoint import tensors_of
 from saelab.dictionary import Dictionary, Losses, Trainable
 from saelab.distributed.ranks import ALONE, Ranks
 from saelab.errors import Invalid
@@ -130,8 +131,7 @@ class Trainer:
         self._noise = torch.Generator().manual_seed(config.seed).get_state()
         self.last_row: tuple[int, int, float] = (0, 0, 0.0)
         """Steps, tokens and seconds at the last line of the log."""
-        self._sinks: list[Sink] = []
-        self._reads: dict[str, Any] = {}
+        self._sinks, self._reads = list[Sink](), dict[str, Any]()
 
     def fit(self, batches: Batches) -> None:
         """Trains to the end, from the checkpoint if there is one. Raises what `saelab.sweep.fit` raises."""
@@ -321,7 +321,7 @@ class Trainer:
         return {**state, "idle": self.idle, "dead": dead, "noise": self._noise}
 
     def _load(self, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        self.dictionary.load_state_dict({name: state[f"weights.{name}"] for name in self.dictionary.state_dict()})
+        self.dictionary.load_state_dict(tensors_of(state, "weights.", self.dictionary.state_dict()))
         for name, parameter in self.dictionary.named_parameters():
             parts = [key for key in state if key.startswith(f"adam.{name}.")]
             self.optimiser.state[parameter] = {key.rpartition(".")[2]: state[key] for key in parts}

@@ -9,7 +9,6 @@ from torch._dynamo.exc import BackendCompilerFailed
 from transformers import LlamaConfig, masking_utils
 
 from saelab import compiled
-from saelab import subject as subject_module
 from saelab.compiled import CompiledBlocks, unasked, worth_compiling, worth_recording
 from saelab.errors import Invalid
 from saelab.sites import find_blocks
@@ -106,7 +105,7 @@ def test_transformers_still_has_the_functions_that_are_answered_for():
 
 
 def test_passes_are_recorded_where_launches_count_and_nothing_is_decided_on_the_host(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(subject_module, "Recording", lambda step: step)
+    monkeypatch.setattr(compiled, "Recording", lambda step: step)
     subject = make_subject("llama")
     assert subject.recorded([POST])(torch.ones(2, 4, dtype=torch.long))[POST].shape == (2, 4, 32)
     assert subject.recorded([POST, "blocks.0.ln1.hook_scale"]) is None
@@ -114,3 +113,13 @@ def test_passes_are_recorded_where_launches_count_and_nothing_is_decided_on_the_
     assert not worth_recording(make_subject("llama", scaled).model)
     monkeypatch.setattr(compiled, "_LAUNCHED", 100)
     assert subject.recorded([POST]) is None
+
+
+def test_a_pass_that_cannot_be_recorded_is_told_with_how_to_do_without(monkeypatch: pytest.MonkeyPatch):
+    def fails(_: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nand much more")
+
+    monkeypatch.setattr(compiled, "Recording", lambda run: run)
+    with pytest.raises(Invalid, match=r"cannot be recorded here: operation not .* capturing\. TORCH_COMPILE_DISABLE=1 runs them"):
+        compiled.recorded(fails)(torch.zeros(1, 2))
+    assert compiled.recorded(lambda tokens: tokens + 1)(torch.zeros(1, 2)).tolist() == [[1, 1]]

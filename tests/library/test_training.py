@@ -171,6 +171,16 @@ def test_a_checkpoint_of_another_config_is_refused_with_the_field(tmp_path):
         Trainer(TopK.sized(D_IN, NUM_FEATURES, 5), config(), tmp_path).fit(batches)
 
 
+def test_a_checkpoint_that_lacks_a_tensor_is_refused_with_its_name(tmp_path):
+    trainer = Trainer(TopK.sized(D_IN, NUM_FEATURES, L0), config(), tmp_path)
+    with pytest.raises(Killed):
+        trainer.fit(lambda start: batches(start, 7))
+    newer = Trainer(TopK.sized(D_IN, NUM_FEATURES, L0), config(), tmp_path)
+    newer.dictionary.register_buffer("later", torch.zeros(()))
+    with pytest.raises(Conflict, match=r"another version of saelab: it lacks weights\.later\. Delete it"):
+        newer.fit(batches)
+
+
 def test_a_broken_checkpoint_is_corrupt(tmp_path):
     (tmp_path / CHECKPOINT_FILE).write_bytes(b"rubbish")
     with pytest.raises(Corrupt, match=r"checkpoint\.safetensors: not a checkpoint"):
